@@ -1,0 +1,156 @@
+"""One settings object: defaults, then the configuration file, then the command's flags.
+
+The file is TOML; its keys are the names of the fields here, the limits in a
+table ``[limits]``. An unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.ports import PortSet
+
+DEFAULT_CONFIG = Path("/etc/nfq-zerortt/config.toml")
+
+STRATEGIES = ("auto", "hold", "fastopen", "observe")
+DATA_PATHS = ("auto", "python", "kernel")
+LOG_FORMATS = ("json", "console")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of the core: what it keeps at most, and for how long.
+
+    Attributes:
+        max_flows: flows in the table; when it is full, new ones pass through untouched.
+        max_half_open: flows whose handshake is not complete; likewise.
+        held_bytes_per_flow: early data kept for one flow; beyond, a segment is not taken and
+            the client repeats it.
+        held_bytes_total: the same for all flows together.
+        half_open_timeout_s: how long a client may take to acknowledge our SYN-ACK.
+        syn_retry_ms: wait before the SYN to the server is repeated the first time; doubles.
+        syn_retries: how often it is repeated before the client's connection is reset.
+        idle_timeout_s: an established flow without a packet for so long is forgotten; the
+            default is what Linux' connection tracking uses.
+        time_wait_s: how long the numbers of a closed flow are kept, for repeated FINs.
+        reset_linger_s: the same after a RST.
+    """
+
+    max_flows: int = 65536
+    max_half_open: int = 4096
+    held_bytes_per_flow: int = 131_072
+    held_bytes_total: int = 67_108_864
+    half_open_timeout_s: int = 10
+    syn_retry_ms: int = 250
+    syn_retries: int = 8
+    idle_timeout_s: int = 432_000
+    time_wait_s: int = 65
+    reset_linger_s: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What ``nfq-zerortt run`` is told, by file and by flags."""
+
+    client_iface: str = ""
+    server_iface: str = ""
+    strategy: str = "auto"
+    data_path: str = "auto"
+    ports: PortSet = field(default_factory=lambda: PortSet.parse("all"))
+    queue: int = 0
+    rules: bool = True
+    log_format: str = "json"
+    log_level: str = "info"
+    log_file: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+    def with_flags(self, **flags: Any) -> Config:
+        """Return the settings with the flags that were given (those that are not None).
+
+        Raises:
+            ConfigError: a value that is not allowed.
+        """
+        return _updated(self, {k: v for k, v in flags.items() if v is not None}, "option --")
+
+
+def load(path: Path | None) -> Config:
+    """Read the configuration file; without one that was asked for, the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or has a wrong key or value.
+    """
+    if path is None:
+        if not DEFAULT_CONFIG.exists():
+            return Config()
+        path = DEFAULT_CONFIG
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    config = Config()
+    limits = values.pop("limits", {})
+    if not isinstance(limits, dict):
+        raise ConfigError(f"{path}: limits must be a table")
+    config = _updated(config, values, f"{path}: key ")
+    return replace(config, limits=_updated(config.limits, limits, f"{path}: key limits."))
+
+
+_ALLOWED: Mapping[str, tuple[str, ...]] = {
+    "strategy": STRATEGIES,
+    "data_path": DATA_PATHS,
+    "log_format": LOG_FORMATS,
+    "log_level": LOG_LEVELS,
+}
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "queue": (0, 65535),
+    "max_flows": (1, 10_000_000),
+    "max_half_open": (1, 10_000_000),
+    "held_bytes_per_flow": (0, 1 << 30),
+    "held_bytes_total": (0, 1 << 36),
+    "half_open_timeout_s": (1, 3600),
+    "syn_retry_ms": (10, 60_000),
+    "syn_retries": (0, 15),
+    "idle_timeout_s": (1, 10_000_000),
+    "time_wait_s": (1, 3600),
+    "reset_linger_s": (1, 3600),
+}
+
+_Settings = TypeVar("_Settings", Config, Limits)
+
+
+def _updated(settings: _Settings, values: Mapping[str, Any], where: str) -> _Settings:
+    known = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "limits"}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        shown = where + (name.replace("_", "-") if where.endswith("--") else name)
+        if name not in known:
+            raise ConfigError(f"{shown} is unknown; allowed: {', '.join(sorted(known))}")
+        checked[name] = _checked(name, value, known[name], shown)
+    return replace(settings, **checked)
+
+
+def _checked(name: str, value: Any, example: Any, shown: str) -> Any:
+    if isinstance(example, PortSet):
+        if isinstance(value, PortSet):
+            return value
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return PortSet.parse(str(value), shown)
+        raise ConfigError(f"{shown} = {value!r}: a text such as '80,443,8000-8999' is allowed")
+    if type(value) is not type(example):
+        kind = {bool: "true or false", int: "a whole number", str: "a text"}[type(example)]
+        raise ConfigError(f"{shown} = {value!r}: {kind} is allowed")
+    if name in _ALLOWED and value not in _ALLOWED[name]:
+        raise ConfigError(f"{shown} = {value!r}: allowed are {', '.join(_ALLOWED[name])}")
+    if name in _RANGES:
+        low, high = _RANGES[name]
+        if not low <= value <= high:
+            raise ConfigError(f"{shown} = {value}: a whole number from {low} to {high} is allowed")
+    return value

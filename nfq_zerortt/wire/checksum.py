@@ -1,0 +1,66 @@
+"""The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+
+One's complement addition of 16-bit words is addition modulo 65535 (RFC 1071,
+section 2, and its note on the two zeros). Because 2**16 is 1 modulo 65535, a
+field of any width counts with its plain integer value, as long as it begins at
+an even offset; at an odd offset its bytes are swapped, which is a factor 256.
+So a whole rewrite is one subtraction:
+
+    new_checksum = (old_checksum + old_fields - new_fields) % 65535
+
+The two representations of zero are no danger: a sum over a TCP segment is
+never 0 (the pseudo-header is not all zero), so a full computation never gives
+0xFFFF, and neither does the remainder modulo 65535. RFC 1624, section 3, asks
+for exactly this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MODULUS = 0xFFFF
+PROTOCOL_TCP = 6
+
+
+def ones_complement_sum(data: bytes) -> int:
+    """Return the one's complement sum of ``data`` as an integer modulo 65535.
+
+    Data of odd length is padded with a zero byte on the right (RFC 1071, section 1).
+    """
+    if len(data) & 1:
+        data += b"\0"
+    return int.from_bytes(data, "big") % MODULUS
+
+
+def internet_checksum(data: bytes) -> int:
+    """Return the checksum to be put into a header whose checksum field is zero in ``data``."""
+    return MODULUS - (ones_complement_sum(data) or MODULUS)
+
+
+def tcp_checksum(src: bytes, dst: bytes, segment: bytes) -> int:
+    """Return the TCP checksum of ``segment`` (its checksum field zero) between two addresses.
+
+    ``src`` and ``dst`` are 4 bytes (pseudo-header of RFC 9293, section 3.1) or 16 bytes
+    (RFC 8200, section 8.1), in network order.
+    """
+    pseudo = int.from_bytes(src, "big") + int.from_bytes(dst, "big") + PROTOCOL_TCP + len(segment)
+    total = (pseudo + ones_complement_sum(segment)) % MODULUS
+    return MODULUS - (total or MODULUS)
+
+
+def updated(checksum: int, old: int, new: int) -> int:
+    """Return ``checksum`` after a field at an even offset changed from ``old`` to ``new``.
+
+    Fields of 16 or 32 bits, or the sum of several of them, are all the same here.
+    """
+    return (checksum + old - new) % MODULUS
+
+
+def updated_at_odd_offset(checksum: int, old: int, new: int) -> int:
+    """Like :func:`updated`, for a field that begins at an odd offset (RFC 1071, section 2B)."""
+    return (checksum + ((old - new) << 8)) % MODULUS
+
+
+def updated_words(checksum: int, changes: Sequence[tuple[int, int]]) -> int:
+    """Return ``checksum`` after several (old, new) changes of fields at even offsets."""
+    return (checksum + sum(old - new for old, new in changes)) % MODULUS
