@@ -1,0 +1,203 @@
+"""One flow: everything that is known of one client's connection to one server."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from nfq_zerortt.core.actions import Side
+from nfq_zerortt.core.direction import Direction
+from nfq_zerortt.core.held import Duplicates, Held
+from nfq_zerortt.core.negotiation import Offer
+from nfq_zerortt.core.states import ENDED, TRANSLATING, Event, State, after
+from nfq_zerortt.wire.options import OptionSet
+from nfq_zerortt.wire.seqnum import add, distance
+from nfq_zerortt.wire.view import SegmentView
+
+_UNLIMITED = 1 << 16
+
+
+class Path:
+    """One direction of a flow as a packet finds it in the table.
+
+    Attributes:
+        fast: a plain segment needs translation and nothing else.
+        max_packet: a longer packet must be split for the receiver, bytes with IP header.
+    """
+
+    __slots__ = ("direction", "fast", "flow", "max_packet", "side")
+
+    def __init__(self, flow: Flow, side: Side, direction: Direction) -> None:
+        self.flow = flow
+        self.side = side
+        self.direction = direction
+        self.fast = False
+        self.max_packet = _UNLIMITED
+
+
+class Flow:
+    """A connection between a client and a server, found by its 4-tuple.
+
+    Sequence numbers are unsigned 32-bit; times are seconds of the core's clock.
+
+    Attributes:
+        number: the flow's id in the log.
+        client_key, server_key: the 4-tuple as packets of either side carry it.
+        observed: the flow is only looked at; nothing of it is changed.
+        isn_client, isn_spoofed, isn_server: initial sequence numbers; the server's is known
+            once its SYN-ACK is here.
+        tsval_spoofed: the timestamp that the spoofed SYN-ACK carries.
+        client_options: what the client offered; ``offer`` is what it was promised.
+        syn: the SYN as the server gets it; ``attempts`` counts how often it was sent.
+        third_ack: the client's first acknowledgement, as it sent it.
+        early_end: the sequence number behind the early data.
+        quiet_until: until then the server's acknowledgement of early data cannot be here.
+        client_fin_end, server_fin_end: the sequence number behind each FIN, in its own space.
+    """
+
+    __slots__ = (
+        "attempts",
+        "client",
+        "client_fin_end",
+        "client_key",
+        "client_options",
+        "created",
+        "deadline",
+        "duplicates",
+        "early_end",
+        "ended",
+        "from_client",
+        "from_server",
+        "held",
+        "held_since",
+        "isn_client",
+        "isn_server",
+        "isn_spoofed",
+        "last_seen",
+        "name",
+        "number",
+        "observed",
+        "offer",
+        "quiet_until",
+        "scheduled",
+        "server",
+        "server_fin_end",
+        "server_key",
+        "server_rtt",
+        "state",
+        "strategy",
+        "syn",
+        "syn_sent_at",
+        "third_ack",
+        "tsval_spoofed",
+    )
+
+    def __init__(self, number: int, syn: SegmentView, strategy: str, now: float) -> None:
+        """Begin a flow with a client's SYN.
+
+        Raises:
+            WireError: the SYN's options are malformed.
+        """
+        ports = syn.raw[syn.tcp : syn.tcp + 4]
+        self.number = number
+        self.client = syn.src + ports[:2]
+        self.server = syn.dst + ports[2:]
+        self.client_key = syn.flow_key
+        self.server_key = syn.dst + syn.src + ports[2:] + ports[:2]
+        self.name = flow_name(syn)
+        self.strategy = strategy
+        self.state = State.NEW
+        self.observed = False
+        self.isn_client = syn.seq
+        self.isn_spoofed = 0
+        self.isn_server: int | None = None
+        self.tsval_spoofed = 0
+        self.client_options: OptionSet = syn.options
+        self.offer: Offer | None = None
+        self.syn = b""
+        self.attempts = 0
+        self.third_ack: SegmentView | None = None
+        self.held = Held(add(syn.seq, 1))
+        self.held_since: float | None = None
+        self.duplicates = Duplicates()
+        self.early_end = self.held.start
+        self.quiet_until = 0.0
+        self.client_fin_end: int | None = None
+        self.server_fin_end: int | None = None
+        self.ended = False
+        self.created = now
+        self.syn_sent_at = now
+        self.last_seen = now
+        self.server_rtt = 0.0
+        self.deadline = now
+        self.scheduled: float | None = None
+        self.from_client = Path(self, Side.CLIENT, Direction(self.held.start))
+        self.from_server = Path(self, Side.SERVER, Direction())
+
+    @property
+    def to_server(self) -> Direction:
+        """The numbers of what the client sends."""
+        return self.from_client.direction
+
+    @property
+    def to_client(self) -> Direction:
+        """The numbers of what the server sends."""
+        return self.from_server.direction
+
+    @property
+    def shift(self) -> int:
+        """Δ: the real server ISN less the one that the client knows, modulo 2**32."""
+        return self.to_server.ack_shift
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether the flow runs over IPv6."""
+        return len(self.client) > 6
+
+    def apply(self, event: Event) -> None:
+        """Go to the state that follows ``event``.
+
+        Raises:
+            IllegalTransitionError: the event has no place in the flow's state.
+        """
+        self.state = after(self.state, event)
+        self.choose_path()
+
+    def choose_path(self) -> None:
+        """Decide whether plain segments need translation only; call after any change."""
+        plain = self.state in TRANSLATING and self.state is not State.CLOSING
+        self.from_client.fast = plain and not self.quiet_until
+        self.from_server.fast = plain and not self.duplicates
+
+    def note_fin(self, side: Side, end_seq: int) -> None:
+        """Take in a FIN that ``side`` sent; ``end_seq`` is the number behind it."""
+        if side is Side.CLIENT:
+            first = self.client_fin_end is None
+            self.client_fin_end = end_seq
+            self.to_server.note_fin(end_seq)
+        else:
+            first = self.server_fin_end is None
+            self.server_fin_end = end_seq
+            self.to_client.note_fin(end_seq)
+        if first and self.state not in ENDED:
+            self.apply(Event.CLIENT_FIN if side is Side.CLIENT else Event.SERVER_FIN)
+
+    def fins_acknowledged(self) -> bool:
+        """Tell whether each side has acknowledged the other's FIN."""
+        if self.client_fin_end is None or self.server_fin_end is None:
+            return False
+        by_server = distance(self.client_fin_end, self.to_client.last_ack)
+        by_client = distance(self.server_fin_end, add(self.to_server.last_ack, self.shift))
+        return by_server >= 0 and by_client >= 0
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.number} {self.name} {self.state.name}>"
+
+
+def flow_name(view: SegmentView) -> str:
+    """Name the 4-tuple of a packet: ``10.0.1.2:43210>10.0.3.2:80``."""
+    return f"{_endpoint(view.src, view.sport)}>{_endpoint(view.dst, view.dport)}"
+
+
+def _endpoint(address: bytes, port: int) -> str:
+    host = str(ip_address(address))
+    return f"[{host}]:{port}" if len(address) == 16 else f"{host}:{port}"

@@ -1,0 +1,228 @@
+"""The moves of a handshake, from which a strategy puts its play together.
+
+Each move changes the flow and returns the actions that belong to it. What
+all moves share (the numbers, the memory of servers, the bounds on held data)
+lives here, so a strategy needs no state of its own.
+"""
+
+from __future__ import annotations
+
+from nfq_zerortt.config import Limits
+from nfq_zerortt.core import packets
+from nfq_zerortt.core.actions import Action, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.isn import InitialNumbers
+from nfq_zerortt.core.learned import Memory
+from nfq_zerortt.core.negotiation import learned_from, make_offer, settle
+from nfq_zerortt.core.states import Event, State
+from nfq_zerortt.core.table import FlowTable
+from nfq_zerortt.wire.flags import FIN
+from nfq_zerortt.wire.seqnum import add, distance, within
+from nfq_zerortt.wire.view import TCP_HEADER, SegmentView
+
+
+def report(flow: Flow, event: str, **fields: object) -> Report:
+    """Return a report about a flow."""
+    return Report(event, flow.number, flow.name, fields)
+
+
+class Handshake:
+    """The moves, for all flows of one engine."""
+
+    def __init__(
+        self, limits: Limits, table: FlowTable, numbers: InitialNumbers, memory: Memory
+    ) -> None:
+        self._limits = limits
+        self._table = table
+        self._numbers = numbers
+        self._memory = memory
+
+    # --- towards the client ---------------------------------------------------------------
+
+    def spoof_syn_ack(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
+        """Answer the client's SYN in the server's name."""
+        known = self._memory.recall(flow.server, now)
+        flow.offer = make_offer(flow.client_options, known, flow.ipv6)
+        flow.isn_spoofed, flow.tsval_spoofed = self._numbers.draw(flow.client_key, now)
+        flow.apply(Event.SYN_ACK_SPOOFED)
+        self._table.set_timer(flow, now + self._limits.half_open_timeout_s, now)
+        return self.repeat_syn_ack(flow, syn)
+
+    def repeat_syn_ack(self, flow: Flow, syn: SegmentView) -> list[Action]:
+        """Send the same SYN-ACK again, for a SYN that came again."""
+        assert flow.offer is not None
+        stamps = syn.options.timestamps
+        data = packets.syn_ack(flow, flow.offer, stamps[0] if stamps else 0)
+        offered = flow.offer
+        return [
+            Send(Side.CLIENT, data, "spoofed_syn_ack"),
+            report(
+                flow,
+                "flow.synack_spoofed",
+                isn_spoofed=flow.isn_spoofed,
+                options={
+                    "mss": offered.mss,
+                    "window": offered.window,
+                    "window_scale": offered.window_scale,
+                    "sack_permitted": offered.sack_permitted,
+                    "timestamps": offered.timestamps,
+                },
+            ),
+        ]
+
+    # --- towards the server ---------------------------------------------------------------
+
+    def forward_syn(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
+        """Let the SYN go on to the server, with no more options than the client was promised."""
+        assert flow.offer is not None
+        flow.syn = packets.server_syn(syn, flow.offer)
+        flow.attempts = 1
+        flow.syn_sent_at = now
+        return [
+            Replace(flow.syn, "syn"),
+            report(flow, "flow.syn_forwarded", attempt=1, fast_open="none", data_bytes=0),
+        ]
+
+    def repeat_syn(self, flow: Flow, now: float) -> list[Action]:
+        """Send the SYN to the server again: the handshake is ours, the client is past it."""
+        flow.attempts += 1
+        return [
+            Send(Side.SERVER, flow.syn, "syn_repeated"),
+            report(
+                flow, "flow.syn_forwarded", attempt=flow.attempts, fast_open="none", data_bytes=0
+            ),
+        ]
+
+    # --- early data -----------------------------------------------------------------------
+
+    def hold(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
+        """Keep what the client sends until its numbers can be translated."""
+        if flow.third_ack is None:
+            flow.third_ack = view
+        if not view.sequence_length:
+            return [Drop("ack_held" if flow.third_ack is view else "ack_repeated")]
+        if flow.held.covers(view):
+            flow.duplicates.add(view.seq, view.end_seq)
+            return [Drop("spurious_retransmission")]
+        size = view.payload_length
+        if not within(
+            view.end_seq, flow.held.start, add(flow.held.start, self._limits.held_bytes_per_flow)
+        ) or (
+            flow.held.octets + size > self._limits.held_bytes_per_flow
+            or self._table.held_octets + size > self._limits.held_bytes_total
+        ):
+            return [Drop("hold_is_full")]  # not taken: the client will repeat it
+        flow.held.add(view)
+        self._table.held_octets += size
+        if flow.held_since is not None:
+            return [Drop("held")]
+        flow.held_since = now
+        return [
+            Drop("held"),
+            report(flow, "flow.data_held", segments=1, bytes=size, held_ms=0.0),
+        ]
+
+    def forget_held(self, flow: Flow) -> None:
+        """Give up early data: there is nobody to send it to, or for."""
+        self._table.held_octets -= flow.held.octets
+        for _ in flow.held.release():
+            pass
+
+    def release(self, flow: Flow, now: float) -> list[Action]:
+        """Send what was held, the bare third ACK first where no data does its work."""
+        segments, size = len(flow.held), flow.held.octets
+        self._table.held_octets -= size
+        flow.early_end = flow.held.contiguous_end()
+        views = list(flow.held.release())
+        if flow.third_ack is not None and not flow.third_ack.sequence_length:
+            views.insert(0, flow.third_ack)
+        actions: list[Action] = []
+        for view in views:
+            pieces = self.to_server(flow, view)
+            actions += [Send(Side.SERVER, piece, "released") for piece in pieces]
+            if view.flags & FIN:
+                flow.note_fin(Side.CLIENT, view.end_seq)
+        if segments:
+            flow.quiet_until = now + flow.server_rtt
+            flow.choose_path()
+            since = now if flow.held_since is None else flow.held_since
+            actions.append(
+                report(
+                    flow,
+                    "flow.data_released",
+                    segments=segments,
+                    bytes=size,
+                    held_ms=round((now - since) * 1000, 3),
+                )
+            )
+        return actions
+
+    def to_server(self, flow: Flow, view: SegmentView) -> list[bytes]:
+        """Translate one of the client's segments, and cut it where the server's MSS asks for it."""
+        path = flow.from_client
+        data = path.direction.translate(view.raw[: view.end], view.tcp)
+        if view.end <= path.max_packet or view.fragment:
+            return [data]
+        return list(packets.split(data, path.max_packet - view.tcp - TCP_HEADER))
+
+    # --- the server's answer --------------------------------------------------------------
+
+    def capture_syn_ack(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
+        """Take the real numbers and options from the server's SYN-ACK, and drop it."""
+        assert flow.offer is not None
+        granted = view.options
+        flow.isn_server = view.seq
+        flow.server_rtt = now - flow.syn_sent_at
+        delta = add(flow.isn_server, -flow.isn_spoofed)
+        to_server, to_client = flow.to_server, flow.to_client
+        to_server.ack_shift = delta
+        to_client.seq_shift = -delta
+        to_client.next_seq = add(view.seq, 1)
+        to_client.last_ack = view.ack
+        if flow.offer.timestamps and granted.timestamps is not None:
+            # The client echoes the spoofed timestamp in its early segments. Shifted, that is
+            # the very value of the SYN-ACK; a server with SYN cookies reads its options back
+            # from it.
+            tau = add(granted.timestamps[0], -flow.tsval_spoofed)
+            to_server.tsecr_shift = tau
+            to_client.tsval_shift = -tau
+        mss = settle(flow.offer, flow.client_options, granted, to_server, to_client)
+        if mss < flow.offer.mss:
+            flow.from_client.max_packet = (40 if flow.ipv6 else 20) + TCP_HEADER + mss
+        if flow.attempts == 1:  # otherwise it is not known which SYN was answered (Karn)
+            known = self._memory.recall(flow.server, now)
+            self._memory.learn(
+                flow.server,
+                learned_from(flow.offer, view, flow.server_rtt, now, known),
+            )
+        flow.apply(Event.SERVER_SYN_ACK)
+        self._table.changed(flow)
+        return [
+            Drop("syn_ack_captured"),
+            self.syn_ack_report(flow, view, delta),
+        ]
+
+    def syn_ack_report(self, flow: Flow, view: SegmentView, delta: int) -> Report:
+        """Return the report of the server's SYN-ACK."""
+        return report(
+            flow,
+            "flow.synack_captured",
+            isn_server=view.seq,
+            delta=delta,
+            server_rtt_ms=round(flow.server_rtt * 1000, 3),
+            options=view.options.describe(),
+            fast_open="none",
+        )
+
+    def established(self, flow: Flow, now: float) -> list[Action]:
+        """Both handshakes are complete."""
+        assert flow.state is State.ESTABLISHED
+        self._table.changed(flow)
+        self._table.set_timer(flow, now + self._limits.idle_timeout_s, now)
+        path = "none" if flow.observed else "python"
+        return [report(flow, "flow.established", strategy=flow.strategy, data_path=path)]
+
+
+def answers_syn(flow: Flow, view: SegmentView) -> bool:
+    """Tell whether a segment of the server's acknowledges the SYN (RFC 9293, 3.10.7.3)."""
+    return distance(add(flow.isn_client, 1), view.ack) == 0

@@ -1,0 +1,55 @@
+"""What was learned of servers: the next spoofed SYN-ACK promises what the last real one did."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+_KEEP_S = 3600.0
+_MAX_SERVERS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server as its last SYN-ACK showed it.
+
+    Attributes:
+        mss: the segment size that it asked for, bytes.
+        window: its first window field, in bytes (never scaled in a SYN-ACK).
+        window_scale: its shift; None if it was not asked for one.
+        denied: option kinds that it was asked for and did not grant.
+        rtt: seconds from the SYN to the SYN-ACK.
+        learned_at: when, in the core's time.
+    """
+
+    mss: int
+    window: int
+    window_scale: int | None
+    denied: frozenset[int]
+    rtt: float
+    learned_at: float
+
+
+class Memory:
+    """The servers met lately, by address and port; bounded, the oldest forgotten first."""
+
+    def __init__(self) -> None:
+        self._servers: OrderedDict[bytes, Server] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._servers)
+
+    def recall(self, server: bytes, now: float) -> Server | None:
+        """Return what is known of a server, or None; ``server`` is its address and port."""
+        known = self._servers.get(server)
+        if known is not None and now - known.learned_at > _KEEP_S:
+            del self._servers[server]
+            return None
+        return known
+
+    def learn(self, server: bytes, met: Server) -> None:
+        """Take in what a SYN-ACK showed."""
+        self._servers[server] = met
+        self._servers.move_to_end(server)
+        if len(self._servers) > _MAX_SERVERS:
+            self._servers.popitem(last=False)

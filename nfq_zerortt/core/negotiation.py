@@ -1,0 +1,169 @@
+"""Options: what the client is promised, what the server is asked, and how the two are settled.
+
+A spoofed SYN-ACK promises options before the server has said anything. Three
+rules keep that harmless: the client is promised only what it offered itself;
+the server is asked only for what the client was promised (a whitelist, so
+whatever is unknown here never comes up); and what the server does not grant
+in the end is translated away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nfq_zerortt.core.direction import Direction
+from nfq_zerortt.core.learned import Server
+from nfq_zerortt.wire import options as opt
+from nfq_zerortt.wire.options import OptionSet
+from nfq_zerortt.wire.view import SegmentView
+
+DEFAULT_MSS = 1440
+"""Leaves room for timestamps and a Fast Open option in 1500 bytes, and suits most paths."""
+IPV6_MSS = 1420
+MIN_MSS = 536
+"""What a host that sends no MSS option takes over IPv4 (RFC 9293, section 3.7.1)."""
+MAX_MSS = 3840
+"""A packet must fit into the 4 kB that the queue's library reads at once."""
+DEFAULT_WINDOW_SCALE = 7
+DEFAULT_WINDOW = 64_240
+"""What Linux servers offer at first; the client may not be promised more."""
+
+_WHITELIST = frozenset({opt.MSS, opt.SACK_PERMITTED, opt.TIMESTAMPS, opt.WINDOW_SCALE})
+_LEFT_ALONE = {
+    opt.MD5: "tcp_md5",
+    opt.AUTHENTICATION: "tcp_ao",
+    opt.FAST_OPEN: "client_fast_open",
+}
+
+
+def reason_to_bypass(client: OptionSet) -> str | None:
+    """Name the option for which a SYN is left alone, or None.
+
+    MD5 (RFC 2385) and TCP-AO (RFC 5925) sign the very numbers that would be changed; a
+    client that does Fast Open (RFC 7413) itself already has what we would give it.
+    """
+    return next((_LEFT_ALONE[kind] for kind in client.kinds if kind in _LEFT_ALONE), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the spoofed SYN-ACK promises; ``window_scale`` is None where it is not offered."""
+
+    mss: int
+    window: int
+    window_scale: int | None
+    sack_permitted: bool
+    timestamps: bool
+
+    def options(self, tsval: int, tsecr: int) -> opt.Options:
+        """Return the option list of the SYN-ACK, in the order and padding that Linux uses."""
+        chosen: list[opt.Option] = [opt.mss(self.mss)]
+        if self.timestamps:
+            first = opt.SACK_PERMITTED_OPTION if self.sack_permitted else None
+            chosen += [first] if first else [opt.NOP_OPTION, opt.NOP_OPTION]
+            chosen.append(opt.timestamps(tsval, tsecr))
+        elif self.sack_permitted:
+            chosen += [opt.NOP_OPTION, opt.NOP_OPTION, opt.SACK_PERMITTED_OPTION]
+        if self.window_scale is not None:
+            chosen += [opt.NOP_OPTION, opt.window_scale(self.window_scale)]
+        return tuple(chosen)
+
+
+def make_offer(client: OptionSet, known: Server | None, ipv6: bool) -> Offer:
+    """Decide what the client is promised, from its own SYN and the server's last SYN-ACK."""
+    denied = known.denied if known else frozenset[int]()
+    scale = known.window_scale if known else None
+    return Offer(
+        mss=min(known.mss, MAX_MSS) if known else IPV6_MSS if ipv6 else DEFAULT_MSS,
+        window=(known.window if known else 0) or DEFAULT_WINDOW,
+        window_scale=(
+            None
+            if client.window_scale is None or opt.WINDOW_SCALE in denied
+            else DEFAULT_WINDOW_SCALE
+            if scale is None
+            else scale
+        ),
+        sack_permitted=client.sack_permitted and opt.SACK_PERMITTED not in denied,
+        timestamps=client.timestamps is not None and opt.TIMESTAMPS not in denied,
+    )
+
+
+def learned_from(
+    offer: Offer, syn_ack: SegmentView, rtt: float, now: float, known: Server | None
+) -> Server:
+    """Return what a SYN-ACK shows of the server that was asked for what ``offer`` promises.
+
+    What was not asked for this time (because it had been denied before) stays denied.
+
+    Raises:
+        WireError: the SYN-ACK's options are malformed.
+    """
+    server = syn_ack.options
+    asked = {
+        opt.WINDOW_SCALE: (offer.window_scale is not None, server.window_scale is not None),
+        opt.SACK_PERMITTED: (offer.sack_permitted, server.sack_permitted),
+        opt.TIMESTAMPS: (offer.timestamps, server.timestamps is not None),
+    }
+    before = known.denied if known else frozenset[int]()
+    denied = {
+        kind
+        for kind, (was_asked, granted) in asked.items()
+        if (not granted if was_asked else kind in before)
+    }
+    scale = server.window_scale
+    if scale is None and known is not None:
+        scale = known.window_scale
+    return Server(
+        mss=server.mss or MIN_MSS,
+        window=syn_ack.window,
+        window_scale=scale,
+        denied=frozenset(denied),
+        rtt=rtt,
+        learned_at=now,
+    )
+
+
+def whitelisted(data: bytes, offer: Offer) -> bytes:
+    """Return the option bytes of the client's SYN as the server may see them.
+
+    What is not promised to the client becomes no-operations, so the length stays. The MSS is
+    bounded by what the queue can carry.
+    """
+    allowed = {opt.MSS}
+    if offer.sack_permitted:
+        allowed.add(opt.SACK_PERMITTED)
+    if offer.timestamps:
+        allowed.add(opt.TIMESTAMPS)
+    if offer.window_scale is not None:
+        allowed.add(opt.WINDOW_SCALE)
+    kept: list[opt.Option] = []
+    for kind, value in opt.parse(data):
+        if kind in (opt.NOP, opt.END):
+            kept += [opt.NOP_OPTION] * (1 + len(value))
+        elif kind not in allowed & _WHITELIST:
+            kept += [opt.NOP_OPTION] * (len(value) + 2)
+        elif kind == opt.MSS:
+            kept.append(opt.mss(min(int.from_bytes(value, "big"), MAX_MSS)))
+        else:
+            kept.append((kind, value))
+    return opt.emit(tuple(kept))
+
+
+def settle(
+    offer: Offer, client: OptionSet, server: OptionSet, to_server: Direction, to_client: Direction
+) -> int:
+    """Set window scales and strippings from what was promised and what the server granted.
+
+    Returns the most payload and option bytes that one segment to the server may have: its MSS.
+    """
+    if offer.window_scale is not None:
+        if server.window_scale is None:
+            # The server takes the client's field as it stands, and means its own that way
+            # (RFC 7323, section 2.2: scaling is on only if both SYNs had the option).
+            to_server.window_shift = client.window_scale or 0
+            to_client.window_shift = -offer.window_scale
+        else:
+            to_client.window_shift = server.window_scale - offer.window_scale
+    to_server.strip_timestamps = offer.timestamps and server.timestamps is None
+    to_server.strip_sack = offer.sack_permitted and not server.sack_permitted
+    return server.mss or MIN_MSS

@@ -1,0 +1,48 @@
+"""Strategies: how a handshake is played.
+
+A strategy is one small file that answers three questions: when does the SYN
+leave and with what, what becomes of early data, and what does the real
+SYN-ACK mean. The moves that it plays are in
+:mod:`nfq_zerortt.core.handshake`. The engine does not know how many
+strategies there are; a new one is a file here and a line in
+:func:`by_name`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nfq_zerortt.core.actions import Action
+from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.handshake import Handshake
+from nfq_zerortt.core.strategies.hold import Hold
+from nfq_zerortt.core.strategies.observe import Observe
+from nfq_zerortt.wire.view import SegmentView
+
+
+class Strategy(Protocol):
+    """How a handshake is played. Each answer contains one verdict on the packet given."""
+
+    name: str
+
+    def on_syn(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
+        """When does the SYN leave, and with what? ``flow`` is new."""
+
+    def on_early(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
+        """What becomes of a client's segment that comes before the server's SYN-ACK?"""
+
+    def on_syn_ack(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
+        """What does the real SYN-ACK mean? It acknowledges the SYN and comes for the first time."""
+
+
+def by_name(name: str, handshake: Handshake) -> Strategy:
+    """Return the strategy of that name; ``auto`` begins with hold, and today stays with it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name in ("hold", "auto"):
+        return Hold(handshake)
+    if name == "observe":
+        return Observe(handshake)
+    raise ValueError(f"no strategy {name!r}")

@@ -1,0 +1,261 @@
+"""The small parts of the core: states, initial numbers, the table's timers, held data."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfq_zerortt.config import Limits
+from nfq_zerortt.core.actions import Accept, Drop, Replace, Report, Side
+from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.held import Duplicates, Held
+from nfq_zerortt.core.isn import InitialNumbers
+from nfq_zerortt.core.learned import Memory, Server
+from nfq_zerortt.core.states import TRANSITIONS, Event, IllegalTransitionError, State, after
+from nfq_zerortt.core.table import FlowTable
+from nfq_zerortt.wire import flags as fl
+from nfq_zerortt.wire.segment import Segment
+from nfq_zerortt.wire.seqnum import add, distance
+from nfq_zerortt.wire.view import SegmentView, look
+from tests import strategies
+from tests.scenarios.script import Numbers, Run
+
+SECRET = bytes(32)
+
+
+def segment(seq: int, length: int = 0, flags: int = fl.ACK, port: int = 43210) -> SegmentView:
+    return look(
+        Segment(
+            src=bytes((10, 0, 1, 2)),
+            dst=bytes((10, 0, 3, 2)),
+            sport=port,
+            dport=80,
+            seq=seq & 0xFFFFFFFF,
+            ack=0,
+            flags=flags,
+            window=100,
+            payload=bytes(length),
+        ).emit()
+    )
+
+
+# --- states -------------------------------------------------------------------------------
+
+
+def test_every_state_can_be_reached_and_left() -> None:
+    reached = {target for ways in TRANSITIONS.values() for target in ways.values()}
+    assert reached | {State.NEW} == set(State)
+    assert [state for state in State if not TRANSITIONS[state]] == [State.CLOSED]
+
+
+def test_every_state_but_the_first_ends_by_a_timeout() -> None:
+    lasting = set(State) - {State.NEW, State.CLOSED}
+    assert all(TRANSITIONS[state].get(Event.TIMEOUT) is State.CLOSED for state in lasting)
+
+
+def test_an_illegal_event_raises() -> None:
+    with pytest.raises(IllegalTransitionError, match="CLIENT_FIN in SPOOFED"):
+        after(State.SPOOFED, Event.CLIENT_FIN)
+
+
+# --- initial numbers ----------------------------------------------------------------------
+
+
+def test_isn_runs_forward_for_one_flow_and_differs_between_flows() -> None:
+    numbers = InitialNumbers(SECRET)
+    first, stamp = numbers.draw(b"a" * 12, 100.0)
+    later, later_stamp = numbers.draw(b"a" * 12, 101.0)
+    assert distance(first, later) == 250_000
+    assert distance(stamp, later_stamp) == 1000
+    assert numbers.draw(b"b" * 12, 100.0) != (first, stamp)
+    assert InitialNumbers(bytes(31) + b"x").draw(b"a" * 12, 100.0) != (first, stamp)
+
+
+def test_a_short_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="16"):
+        InitialNumbers(b"short")
+
+
+# --- table --------------------------------------------------------------------------------
+
+
+def test_a_flow_is_found_by_packets_of_both_sides() -> None:
+    table = FlowTable()
+    flow = Flow(1, segment(5, flags=fl.SYN), "hold", 0.0)
+    table.add(flow)
+    assert table.paths[segment(9).flow_key].side is Side.CLIENT
+    assert table.paths[flow.server_key].side is Side.SERVER
+    assert (len(table), list(table), table.half_open) == (1, [flow], 1)
+    table.remove(flow)
+    assert (len(table), table.paths, table.half_open) == (0, {}, 0)
+
+
+def test_timers_fire_once_in_order_and_can_be_moved() -> None:
+    table = FlowTable()
+    flows = [Flow(n, segment(5, flags=fl.SYN, port=1000 + n), "hold", 0.0) for n in range(3)]
+    for flow, deadline in zip(flows, (3.0, 1.0, 2.0), strict=True):
+        table.add(flow)
+        table.set_timer(flow, deadline, 0.0)
+    table.set_timer(flows[1], 5.0, 0.0)
+    assert table.next_deadline() == 1.0
+    assert list(table.due(1.5)) == []
+    assert list(table.due(3.0)) == [flows[2], flows[0]]
+    table.remove(flows[1])
+    assert list(table.due(100.0)) == []
+    assert table.next_deadline() is None
+
+
+def test_a_far_timer_does_not_keep_a_flow_in_memory_for_days() -> None:
+    table = FlowTable()
+    flow = Flow(1, segment(5, flags=fl.SYN), "hold", 0.0)
+    table.add(flow)
+    table.set_timer(flow, 432_000.0, 0.0)
+    assert table.next_deadline() == 60.0
+    table.remove(flow)
+    assert list(table.due(60.0)) == []
+    assert table.next_deadline() is None
+
+
+# --- held data ----------------------------------------------------------------------------
+
+
+@given(
+    strategies.uint32,
+    st.lists(st.tuples(st.integers(0, 300), st.integers(1, 100)), max_size=8),
+    st.tuples(st.integers(0, 300), st.integers(1, 100)),
+)
+def test_covers_says_whether_every_byte_is_held(
+    start: int, pieces: list[tuple[int, int]], asked: tuple[int, int]
+) -> None:
+    held = Held(start)
+    there: set[int] = set()
+    for offset, length in pieces:
+        held.add(segment(start + offset, length))
+        there |= set(range(offset, offset + length))
+    offset, length = asked
+    wanted = set(range(offset, offset + length))
+    assert held.covers(segment(start + offset, length)) == (wanted <= there)
+    gap = next(n for n in range(1000) if n not in there)
+    assert held.contiguous_end() == add(start, gap)
+    released = [distance(start, view.seq) for view in held.release()]
+    assert released == sorted(offset for offset, _ in pieces)
+    assert (len(held), held.octets) == (0, 0)
+
+
+def test_duplicates_are_told_once_and_bounded() -> None:
+    duplicates = Duplicates()
+    for n in range(100):
+        duplicates.add(n, n + 1)
+    assert duplicates.count == 100
+    assert duplicates.acknowledged(5) == [(n, n + 1) for n in range(5)]
+    assert duplicates.acknowledged(5) == []
+    assert len(duplicates.acknowledged(1000)) == 32 - 5
+
+
+# --- memory -------------------------------------------------------------------------------
+
+
+def test_memory_is_bounded_and_forgets_after_an_hour() -> None:
+    memory = Memory()
+    for n in range(20_000):
+        memory.learn(n.to_bytes(6, "big"), Server(1460, 65160, 7, frozenset(), 0.1, 0.0))
+    assert len(memory) == 16384
+    assert memory.recall((0).to_bytes(6, "big"), 1.0) is None
+    newest = (19_999).to_bytes(6, "big")
+    assert memory.recall(newest, 3600.0) is not None
+    assert memory.recall(newest, 3601.0) is None
+
+
+# --- engine -------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=100), st.sampled_from(Side))
+def test_any_bytes_get_one_verdict(raw: bytes, side: Side) -> None:
+    engine = Engine("hold", Limits(), SECRET)
+    verdicts = [a for a in engine.packet(raw, side, 1.0) if isinstance(a, Accept | Drop | Replace)]
+    assert len(verdicts) == 1
+
+
+@given(st.lists(st.tuples(strategies.segments(), st.sampled_from(Side)), max_size=20))
+def test_any_segments_get_one_verdict_each(packets: list[tuple[Segment, Side]]) -> None:
+    engine = Engine("hold", Limits(), SECRET)
+    for number, (one, side) in enumerate(packets):
+        actions = engine.packet(one.emit(), side, float(number))
+        assert sum(isinstance(a, Accept | Drop | Replace) for a in actions) == 1
+
+
+LIKELY = [
+    "client ACK C+1 ack S+1",
+    "client PSH,ACK C+1 ack S+1 len 10",
+    "client FIN,ACK C+11 ack S+1",
+    "client ACK C+12 ack S+12",
+    "client RST,ACK C+11 ack S+1",
+    "server SYN,ACK R ack C+1 <mss 1460 sackOK ts TR/TC ws 7>",
+    "server SYN,ACK R ack C+1 <mss 536>",
+    "server PSH,ACK R+1 ack C+11 len 10",
+    "server FIN,ACK R+11 ack C+12",
+    "server RST R+1",
+]
+numbers = st.sampled_from(
+    ["0", "C", "C+1", "C+11", "C+101", "S", "S+1", "S+11", "R", "R+1", "R+11"]
+)
+flag_sets = st.sampled_from(
+    ["SYN", "SYN,ACK", "ACK", "PSH,ACK", "FIN,ACK", "RST", "RST,ACK", "FIN", "-", "SYN,RST"]
+)
+steps = st.one_of(
+    st.builds("client {} {} ack {} len {}".format, flag_sets, numbers, numbers, st.integers(0, 20)),
+    st.builds("server {} {} ack {} len {}".format, flag_sets, numbers, numbers, st.integers(0, 20)),
+    st.sampled_from(LIKELY),
+    st.just("tick"),
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.001, 0.1, 1.0, 70.0]), steps), max_size=25),
+    st.sampled_from(["hold", "observe"]),
+)
+@settings(max_examples=400, deadline=None)
+def test_any_order_of_near_numbers_is_dealt_with(
+    happened: list[tuple[float, str]], strategy: str
+) -> None:
+    """No exception, one verdict each (the runner asserts it), and every flow ends."""
+    run = Run(Numbers(c=0xFFFFFFF0, r=5), limits={"idle_timeout_s": 3600}, check_payload=False)
+    now, script = 0.0, [f"strategy {strategy}", ">> 0 client SYN C <mss 1460 sackOK ts TC/0 ws 7>"]
+    for wait, step in happened:
+        now += wait
+        script.append(f">> {now} {step}")
+    run.play("\n".join(script))
+    assert run.engine is not None
+    for _ in range(1000):
+        deadline = run.engine.next_deadline()
+        if deadline is None:
+            break
+        run.engine.tick(max(deadline, run.now))
+    assert len(run.engine.table) == 0
+    assert run.engine.table.held_octets == 0
+    assert run.engine.table.half_open == 0
+
+
+def test_shutting_down_resets_both_ends_of_every_flow() -> None:
+    engine = Engine("hold", Limits(), SECRET)
+    engine.packet(segment(5, flags=fl.SYN).raw, Side.CLIENT, 1.0)
+    assert engine.has_live_flows()
+    actions = engine.shut_down(2.0)
+    events = [action.event for action in actions if isinstance(action, Report)]
+    assert events == ["flow.reset", "flow.closed"]
+    assert len(actions) == 4
+    assert not engine.has_live_flows()
+
+
+def test_a_draining_engine_takes_no_new_flow() -> None:
+    engine = Engine("hold", Limits(), SECRET)
+    engine.draining = True
+    actions = engine.packet(segment(5, flags=fl.SYN).raw, Side.CLIENT, 1.0)
+    assert actions[0] == Accept("service_stopping")
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(ValueError, match="no strategy"):
+        Engine("nonsense", Limits(), SECRET)
