@@ -1,0 +1,91 @@
+"""``nfq-zerortt rules``: the iptables rules by hand; ``run`` does it by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+from nfq_zerortt.errors import MissingFeatureError
+from nfq_zerortt.kernel import features
+from nfq_zerortt.kernel.rules import LAST_QUEUE, RuleSet, for_removal
+from nfq_zerortt.ports import PortSet
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+_queue = click.option(
+    "--queue",
+    type=click.IntRange(0, LAST_QUEUE),
+    default=0,
+    show_default=True,
+    help="The NFQUEUE number; it names the chains too.",
+)
+
+
+def _selection(command: _Command) -> _Command:
+    """Add the options that say which packets are selected."""
+    for option in (
+        _queue,
+        click.option(
+            "--ports",
+            default="all",
+            show_default=True,
+            help="The server ports, for example 80,443,8000-8999.",
+        ),
+        click.option("--server-iface", required=True, help="The interface towards the servers."),
+        click.option("--client-iface", required=True, help="The interface towards the clients."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def rules() -> None:
+    """The iptables rules that take packets to the service (run sets them by itself)."""
+
+
+@rules.command()
+@_selection
+def show(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
+    """Print the rules as iptables-legacy-restore takes them, and whether they are applied."""
+    wanted = RuleSet.for_clientnic(client_iface, server_iface, PortSet.parse(ports), queue)
+    for line in [*_state(wanted), *_where_to_look(wanted)]:
+        click.echo(f"# {line}")
+    click.echo(wanted.text(), nl=False)
+
+
+@rules.command()
+@_selection
+def apply(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
+    """Set the rules; what an earlier run with the same queue number left is replaced."""
+    selected = PortSet.parse(ports)
+    features.require_interfaces(client_iface, server_iface)
+    RuleSet.for_clientnic(client_iface, server_iface, selected, queue).apply()
+
+
+@rules.command()
+@_queue
+def remove(queue: int) -> None:
+    """Take the rules of this queue number away; those of others are not touched."""
+    for_removal(queue).remove()
+
+
+def _state(wanted: RuleSet) -> list[str]:
+    try:
+        missing = wanted.missing()
+    except MissingFeatureError as error:
+        return [f"whether they are applied cannot be told: {error}"]
+    if not missing:
+        return ["applied: yes"]
+    return ["applied: no, or not like this:", *(f"  {line}" for line in missing)]
+
+
+def _where_to_look(wanted: RuleSet) -> list[str]:
+    if not features.iptables_is_nft():
+        return []
+    commands = [f"iptables-legacy -t {table.name} -S" for table in wanted.tables]
+    return [
+        "the iptables command of this host is the nft one and does not list these rules; "
+        f"this does: {' ; '.join(commands)}"
+    ]

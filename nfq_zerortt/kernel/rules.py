@@ -1,0 +1,261 @@
+"""Applies the iptables rules of ``iptables_rules/``, and takes exactly them away again.
+
+Everything of ours is in chains named after the queue number, ``ZERORTT-0`` and its
+like, with one jump from each built-in chain. So what a crashed run left behind is
+found by name, whatever interfaces and ports it had, and nothing else is touched.
+Each table is changed by one commit: packets meet the old rules or the new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import iptables_rules
+from nfq_zerortt.errors import ConfigError, ZeroRttError
+from nfq_zerortt.kernel import declarations, xtables
+from nfq_zerortt.kernel.declarations import Table
+from nfq_zerortt.kernel.xtables import FAMILIES, CommitError, Family, LegacyTable
+from nfq_zerortt.ports import PortSet
+
+DEFAULT_FAMILIES: tuple[Family, ...] = ("ipv4",)
+"""What the service handles, and so what its rules select."""
+
+LAST_QUEUE = 65535
+LONGEST_INTERFACE_NAME = 15
+ATTEMPTS = 20
+"""How often a write is tried while programs that ignore the lock write too."""
+
+PAUSE_S = 0.002
+"""Between two attempts, once more with each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The rules of one service: which tables, and for which families of addresses."""
+
+    tables: tuple[Table, ...]
+    families: tuple[Family, ...] = DEFAULT_FAMILIES
+
+    @classmethod
+    def for_clientnic(
+        cls,
+        client_iface: str,
+        server_iface: str,
+        ports: PortSet,
+        queue: int = 0,
+        families: Sequence[Family] = DEFAULT_FAMILIES,
+    ) -> RuleSet:
+        """Fill in the declarations of ClientNIC.
+
+        Raises ConfigError for a queue number or the name of an interface that cannot be.
+        """
+        if not 0 <= queue <= LAST_QUEUE:
+            raise ConfigError(
+                f"--queue: {queue} is not a queue number; allowed is 0 to {LAST_QUEUE}"
+            )
+        check_interface_name("--client-iface", client_iface)
+        check_interface_name("--server-iface", server_iface)
+        groups = ports.multiport_groups()
+        text = declarations.fill_in(
+            iptables_rules.read(iptables_rules.CLIENTNIC),
+            {"client_iface": client_iface, "server_iface": server_iface, "queue": str(queue)},
+            {
+                "dports": [f"-m multiport --dports {group}" for group in groups] or [""],
+                "sports": [f"-m multiport --sports {group}" for group in groups] or [""],
+            },
+        )
+        return cls(declarations.parse(text, iptables_rules.CLIENTNIC), tuple(families))
+
+    def text(self) -> str:
+        """Return the rules in the form that ``iptables-legacy-restore --noflush`` takes."""
+        return "\n".join(map(str, self.tables)) + "\n"
+
+    def apply(self) -> None:
+        """Make the kernel hold exactly these rules in our chains, and verify that it does.
+
+        Where it does already, nothing is written. What an earlier service with the same
+        queue number left, in either family, is replaced.
+
+        Raises:
+            MissingFeatureError: no privilege, or the kernel lacks a table or an extension.
+            ZeroRttError: the rules were not there when read back.
+        """
+        with xtables.lock():
+            try:
+                for family in FAMILIES:
+                    for table in self.tables:
+                        if family in self.families:
+                            _write(family, table, _install, _differences)
+                        else:
+                            _clear(family, table)
+            except ZeroRttError:
+                # Half of them is worse than none: untracked, but not handled.
+                with contextlib.suppress(ZeroRttError):
+                    self._clear_all()
+                raise
+
+    def remove(self) -> None:
+        """Take our rules away, in both families; it does not matter whether they are there.
+
+        Raises MissingFeatureError without the privilege, ZeroRttError when rules of
+        others hold on to our chains (which are empty then).
+        """
+        with xtables.lock():
+            held = self._clear_all()
+        if held:
+            raise ZeroRttError(
+                "our rules are removed, but rules that are not ours still jump to "
+                f"{'; '.join(held)}: delete these jumps, then remove again"
+            )
+
+    def _clear_all(self) -> list[str]:
+        return [
+            f"{family} table {table.name}, chain {chain}"
+            for family in FAMILIES
+            for table in self.tables
+            for chain in _clear(family, table)
+        ]
+
+    def missing(self) -> list[str]:
+        """Return what the kernel lacks of these rules, or has too much in our chains.
+
+        One text for each difference; empty when exactly these rules are applied.
+        Raises MissingFeatureError without the privilege to look.
+        """
+        found: list[str] = []
+        for family in self.families:
+            for table in self.tables:
+                if not xtables.is_in_use(family, table.name):
+                    found.append(f"{family} table {table.name}: all rules are missing")
+                    continue
+                with xtables.opened(family, table.name) as handle:
+                    found += [
+                        f"{family} table {table.name}: {difference}"
+                        for difference in _differences(handle, table)
+                    ]
+        return found
+
+    def applied(self) -> bool:
+        """Whether the kernel holds exactly these rules in our chains."""
+        return not self.missing()
+
+
+def for_removal(queue: int) -> RuleSet:
+    """Return the rules of a queue number without their interfaces: enough to remove them."""
+    return RuleSet.for_clientnic("any", "any", PortSet(), queue)
+
+
+def check_interface_name(option: str, name: str) -> None:
+    """Raise ConfigError naming ``option`` when no interface can have this name."""
+    refused = set("/!+\"'\\")
+    if (
+        not 1 <= len(name.encode()) <= LONGEST_INTERFACE_NAME
+        or refused & set(name)
+        or any(letter.isspace() or not letter.isprintable() for letter in name)
+    ):
+        raise ConfigError(
+            f"{option}: {name!r} is not the name of an interface; allowed are 1 to "
+            f"{LONGEST_INTERFACE_NAME} letters without spaces and without any of / ! + \" ' \\"
+        )
+
+
+def _install(copy: LegacyTable, table: Table) -> None:
+    _drop_jumps(copy, table)
+    for chain in table.chains:
+        if copy.has_chain(chain):
+            copy.flush_chain(chain)
+        else:
+            copy.create_chain(chain)
+    # Each -I goes before the last one: in reverse they end up in the declared order.
+    for rule in reversed([rule for rule in table.rules if rule.first]):
+        copy.add(rule)
+    for rule in table.rules:
+        if not rule.first:
+            copy.add(rule)
+
+
+def _uninstall(copy: LegacyTable, table: Table) -> None:
+    _drop_jumps(copy, table)
+    present = [chain for chain in table.chains if copy.has_chain(chain)]
+    for chain in present:
+        copy.flush_chain(chain)
+    for chain in present:
+        copy.delete_chain(chain)  # stays, empty, while rules of others jump to it
+
+
+def _drop_jumps(copy: LegacyTable, table: Table) -> None:
+    for jump in _possible_jumps(table):
+        while copy.strike(jump):
+            pass
+
+
+def _possible_jumps(table: Table) -> list[declarations.Rule]:
+    hooks = declarations.BUILT_IN[table.name]
+    return [declarations.jump(hook, chain) for hook in hooks for chain in table.chains]
+
+
+def _differences(copy: LegacyTable, table: Table) -> list[str]:
+    """Tell what the kernel's table lacks and has too much; the copy is used up by it.
+
+    Every expected rule is struck off the copy: what cannot be struck off is missing,
+    what is left over is too much.
+    """
+    found = [f"missing: {rule}" for rule in table.rules if not copy.strike(rule)]
+    found += [f"too much: {jump}" for jump in _possible_jumps(table) if copy.strike(jump)]
+    for chain in table.chains:
+        if not copy.has_chain(chain):
+            found.append(f"missing: chain {chain}")
+        elif not copy.is_empty(chain):
+            found.append(f"too much: further rules in chain {chain}")
+    return found
+
+
+def _leftovers(copy: LegacyTable, table: Table) -> list[str]:
+    """Tell what of ours can still be removed; the copy is used up by it."""
+    found = [f"still there: {jump}" for jump in _possible_jumps(table) if copy.strike(jump)]
+    for chain in table.chains:
+        if copy.has_chain(chain):
+            full = not copy.is_empty(chain)
+            copy.flush_chain(chain)
+            if full or copy.delete_chain(chain):
+                found.append(f"still there: chain {chain}")
+    return found
+
+
+def _write(
+    family: Family,
+    table: Table,
+    change: Callable[[LegacyTable, Table], None],
+    differences: Callable[[LegacyTable, Table], list[str]],
+) -> None:
+    """Change a table until reading it back shows no difference."""
+    refused = ""
+    for attempt in range(ATTEMPTS + 1):
+        with xtables.opened(family, table.name) as copy:
+            found = differences(copy, table)
+        if not found:
+            return
+        if attempt < ATTEMPTS:
+            with xtables.opened(family, table.name) as copy:
+                change(copy, table)
+                try:
+                    copy.commit()
+                except CommitError as error:
+                    refused = f"; the kernel said: {error}"
+                    time.sleep(PAUSE_S * attempt)
+    raise ZeroRttError(
+        f"the iptables rules could not be written, {ATTEMPTS} times ({family} table {table.name}: "
+        f"{found[0]}{refused}); is another program rewriting them?"
+    )
+
+
+def _clear(family: Family, table: Table) -> list[str]:
+    """Remove what is ours in a table; return the chains that rules of others hold on to."""
+    if not xtables.is_in_use(family, table.name):
+        return []
+    _write(family, table, _uninstall, _leftovers)
+    with xtables.opened(family, table.name) as copy:
+        return [chain for chain in table.chains if copy.has_chain(chain)]

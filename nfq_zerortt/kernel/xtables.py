@@ -1,0 +1,267 @@
+"""The legacy xtables through python-iptables: the one place that touches it.
+
+What python-iptables 1.2.0 leaves to its user, and is done here:
+
+- A table's handle is a copy of the table from the moment it was opened. Writing an
+  old copy back undoes what others did since. So a handle lives for one operation,
+  opened afresh, under the lock that iptables itself takes, and nothing is written
+  but by ``commit`` (with python-iptables' autocommit an error would be swallowed).
+- Table objects are cached by name, across network namespaces: every opening renews
+  the handle, which also moves it to the namespace of the calling thread.
+- Creating a jump looks the chain up in all tables, which would bring nat, and with
+  it connection tracking, to life in this namespace. Here it looks in its own table.
+- For IPv6 it writes interface masks of 0x01 bytes, which compare the lowest bit of
+  each letter only: a rule for ``eth0`` would match ``eth2`` too. Corrected here.
+- Foreign rules are never decoded: their extensions may be unknown to the library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
+from nfq_zerortt.kernel import declarations
+
+Family = Literal["ipv4", "ipv6"]
+FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
+
+LOCK_FILE = "/run/xtables.lock"
+"""What iptables locks; the same environment variable moves it (iptables(8))."""
+
+LOCK_TIMEOUT_S = 10.0
+
+_NAMES_FILES: dict[Family, str] = {
+    "ipv4": "/proc/thread-self/net/ip_tables_names",
+    "ipv6": "/proc/thread-self/net/ip6_tables_names",
+}
+_COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
+
+
+class CommitError(ZeroRttError):
+    """The kernel did not take a table, as a rule because somebody else wrote it meanwhile."""
+
+
+@contextlib.contextmanager
+def lock(timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold the lock that keeps iptables commands and us from writing at the same time.
+
+    Raises ZeroRttError when it stays taken for ``timeout_s`` or cannot be opened.
+    """
+    path = os.environ.get("XTABLES_LOCKFILE", LOCK_FILE)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError:
+        raise _not_permitted() from None
+    except OSError as error:
+        raise ZeroRttError(f"cannot open the lock {path}: {error.strerror}") from None
+    try:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise ZeroRttError(
+                        f"another program has held the lock {path} for {timeout_s:g} s; "
+                        "end it (an iptables command that hangs?) and try again"
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_in_use(family: Family, table: str) -> bool:
+    """Whether the table exists in this network namespace; asking does not create it."""
+    try:
+        return table in Path(_NAMES_FILES[family]).read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return False  # a kernel without legacy tables for this family
+    except PermissionError:
+        raise _not_permitted() from None
+
+
+@contextlib.contextmanager
+def opened(family: Family, table: str) -> Iterator[LegacyTable]:
+    """Open a table for one operation; what was not committed by the end is forgotten.
+
+    Raises MissingFeatureError when privileges, the kernel's table or a library are missing.
+    """
+    library = _library()
+    table_class = library.Table if family == "ipv4" else library.Table6
+    try:
+        handle = table_class(table, autocommit=False)
+        handle.refresh()
+    except library.IPTCError as error:
+        raise _cannot_open(family, table, _plain(error)) from None
+    try:
+        yield LegacyTable(family, handle)
+    finally:
+        handle.close()
+
+
+class LegacyTable:
+    """A copy of one kernel table, to be looked at, changed, and committed as a whole."""
+
+    def __init__(self, family: Family, handle: Any) -> None:
+        self._family: Family = family
+        self._handle = handle
+        self._error: type[Exception] = _library().IPTCError
+
+    def has_chain(self, chain: str) -> bool:
+        """Whether the chain exists."""
+        return bool(self._handle.is_chain(chain))
+
+    def is_empty(self, chain: str) -> bool:
+        """Whether an existing chain has no rule."""
+        return not self._handle.first_rule(chain)
+
+    def create_chain(self, chain: str) -> None:
+        """Add an empty chain."""
+        self._handle.create_chain(chain)
+
+    def flush_chain(self, chain: str) -> None:
+        """Remove all rules of an existing chain."""
+        self._handle.flush_entries(chain)
+
+    def delete_chain(self, chain: str) -> bool:
+        """Remove an existing, empty chain; False when rules still jump to it."""
+        try:
+            self._handle.delete_chain(chain)
+        except self._error:
+            return False
+        return True
+
+    def add(self, rule: declarations.Rule) -> None:
+        """Add a rule at the end or the head of its chain, as it says.
+
+        Raises MissingFeatureError when iptables has no such match or target.
+        """
+        built = self._built(rule)
+        if rule.first:
+            self._handle.insert_entry(rule.chain, built.rule, 0)
+        else:
+            self._handle.append_entry(rule.chain, built.rule)
+
+    def strike(self, rule: declarations.Rule) -> bool:
+        """Remove the first rule equal to this one; False when there is none."""
+        target = rule.target
+        if not self.has_chain(rule.chain):
+            return False
+        if target.name.startswith(declarations.OWN_PREFIX) and not self.has_chain(target.name):
+            return False
+        built = self._built(rule)
+        try:
+            self._handle.delete_entry(rule.chain, built.rule, built.mask)
+        except self._error:
+            return False
+        return True
+
+    def targets(self, chain: str) -> Iterator[str]:
+        """Give the name of each rule's target in a chain; rules are not decoded."""
+        entry = self._handle.first_rule(chain)
+        while entry:
+            yield (self._handle.get_target(entry) or b"").decode(errors="replace")
+            entry = self._handle.next_rule(entry)
+
+    def chains(self) -> tuple[str, ...]:
+        """Return the names of all chains."""
+        return tuple(chain.name for chain in self._handle.chains)
+
+    def commit(self) -> None:
+        """Put this copy in the kernel's place of the table, at once and as a whole.
+
+        Raises CommitError when somebody else wrote meanwhile, MissingFeatureError when
+        the kernel does not know a match or target.
+        """
+        try:
+            self._handle.commit()
+        except self._error as error:
+            why = f"{_COMMANDS[self._family]} table {self._handle.name}: {_plain(error)}"
+            if "No chain/target/match" in why:
+                raise MissingFeatureError(
+                    f"the kernel lacks a match or target ({why}); 'nfq-zerortt check' tells which"
+                ) from None
+            raise CommitError(why) from None
+
+    def _built(self, rule: declarations.Rule) -> Any:
+        built = _rule_class(self._family)()
+        built.only_table = self._handle
+        if rule.protocol is not None:  # first: the options of multiport depend on it
+            built.protocol = rule.protocol
+        if rule.in_interface is not None:
+            built.in_interface = rule.in_interface
+            built.get_ip().iniface_mask = b"\xff" * (len(rule.in_interface) + 1)
+        if rule.out_interface is not None:
+            built.out_interface = rule.out_interface
+            built.get_ip().outiface_mask = b"\xff" * (len(rule.out_interface) + 1)
+        try:
+            for match in rule.matches:
+                _set_options(built.create_match(match.name), match)
+            _set_options(built.create_target(rule.target.name), rule.target)
+        except _library().XTablesError as error:
+            raise MissingFeatureError(
+                f"{_COMMANDS[self._family]} does not take the rule '{rule}' ({_plain(error)}); "
+                "install the complete iptables package (apt-get install iptables)"
+            ) from None
+        _ = built.rule  # lays the rule out, which its mask is computed from
+        return built
+
+
+def _set_options(extension: Any, wanted: declarations.Extension) -> None:
+    for option in wanted.options:
+        value = option.value or ""
+        extension.set_parameter(
+            option.name.removeprefix("--"), f"!{value}" * option.inverted or value
+        )
+
+
+@functools.cache
+def _rule_class(family: Family) -> Any:
+    library = _library()
+    base = library.Rule if family == "ipv4" else library.Rule6
+    return type(base.__name__, (base,), {"tables": property(lambda rule: [rule.only_table])})
+
+
+@functools.cache
+def _library() -> Any:
+    # Imported when first needed: it starts ldconfig and modprobe, some 0.3 s.
+    try:
+        return importlib.import_module("iptc")
+    except Exception as error:  # its own import raises whatever went wrong in libxtables
+        raise MissingFeatureError(
+            f"python-iptables cannot be loaded ({_plain(error)}); "
+            "apt-get install iptables, and pip install python-iptables"
+        ) from None
+
+
+def _plain(error: BaseException) -> str:
+    # python-iptables puts bytes into its messages: b'Permission denied'.
+    text = str(error) or type(error).__name__
+    return text.replace("b'", "").replace('b"', "").rstrip("'\"")
+
+
+def _not_permitted() -> MissingFeatureError:
+    return MissingFeatureError(
+        "CAP_NET_ADMIN and CAP_NET_RAW are missing, which iptables rules need; run as root"
+    )
+
+
+def _cannot_open(family: Family, table: str, why: str) -> MissingFeatureError:
+    if "ermission" in why or "ermitted" in why:
+        return _not_permitted()
+    prefix = "ip" if family == "ipv4" else "ip6"
+    return MissingFeatureError(
+        f"the kernel offers no legacy {_COMMANDS[family]} table {table} ({why}); "
+        f"modprobe {prefix}table_{table}, or a kernel with CONFIG_NETFILTER_XTABLES_LEGACY and "
+        f"CONFIG_{prefix.upper()}_NF_{table.upper()}"
+    )
