@@ -1,0 +1,43 @@
+"""``nfq-zerortt run``: the service in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nfq_zerortt import config as settings
+
+
+@click.command()
+@click.option("--client-iface", metavar="IF", help="Interface towards the clients.")
+@click.option("--server-iface", metavar="IF", help="Interface towards the servers.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help=f"Configuration file (TOML); {settings.DEFAULT_CONFIG} if it is there.",
+)
+@click.option(
+    "--strategy",
+    metavar="NAME",
+    help=f"{', '.join(settings.STRATEGIES)}; default auto.",
+)
+@click.option(
+    "--data-path",
+    metavar="NAME",
+    help=f"{', '.join(settings.DATA_PATHS)}; default auto.",
+)
+@click.option("--ports", metavar="LIST", help="Server ports, as in 80,443,8000-8999; default all.")
+@click.option("--queue", type=int, help="NFQUEUE number; default 0.")
+@click.option("--rules/--no-rules", default=None, help="Set and remove the iptables rules.")
+@click.option("--log-format", metavar="NAME", help="json or console; default json.")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+@click.option("--log-file", metavar="FILE", help="Append the log to FILE; default stderr.")
+def run(file: Path | None, **flags: Any) -> None:
+    """Run the service between two interfaces until SIGTERM or SIGINT."""
+    config = settings.load(file).with_flags(**flags)
+    from nfq_zerortt.service import Service  # noqa: PLC0415 - needs a library that must be built
+
+    Service(config).run()

@@ -1,0 +1,85 @@
+"""The NFQUEUE: packets in, verdicts out.
+
+The library's own loop returns only when the queue is empty, which under load
+is never; timers and signals would starve. So it is fed by :class:`_Batch`,
+which lets it have a bounded number of packets at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import warnings
+from collections.abc import Callable
+
+from netfilterqueue import NetfilterQueue, Packet
+
+from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
+
+MAX_PACKETS = 65536
+_RECEIVE_BUFFER = 32 << 20
+_BATCH = 64
+
+OnPacket = Callable[[Packet], None]
+
+
+class _Batch(socket.socket):
+    """The queue's socket as the library reads it: at most so many times, then as if empty."""
+
+    left = 0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return one message of the kernel's.
+
+        Raises:
+            BlockingIOError: there is none, or the batch is used up.
+        """
+        if not self.left:
+            raise BlockingIOError(errno.EAGAIN, "the batch is used up")
+        self.left -= 1
+        return super().recv(size, flags)
+
+
+class PacketQueue:
+    """One bound NFQUEUE."""
+
+    def __init__(self, number: int, on_packet: OnPacket) -> None:
+        """Bind queue ``number``; ``on_packet`` is called with each packet and gives the verdict.
+
+        Raises:
+            MissingFeatureError: the kernel has no NFQUEUE, or CAP_NET_ADMIN is missing.
+            ZeroRttError: another process has the queue.
+        """
+        try:
+            self._queue = NetfilterQueue()
+        except OSError as error:
+            raise MissingFeatureError(
+                f"NFQUEUE cannot be used ({error}): run as root (CAP_NET_ADMIN) on a kernel with"
+                " CONFIG_NETFILTER_NETLINK_QUEUE; 'modprobe nfnetlink_queue' loads it"
+            ) from None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a smaller buffer than asked for is fine
+                self._queue.bind(number, on_packet, max_len=MAX_PACKETS, sock_len=_RECEIVE_BUFFER)
+        except OSError:
+            raise ZeroRttError(
+                f"NFQUEUE number {number} is in use by another process; stop that one, or choose"
+                " another number with --queue"
+            ) from None
+        self._batch = _Batch(fileno=os.dup(self._queue.get_fd()))
+        self._batch.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when packets wait."""
+        return int(self._queue.get_fd())
+
+    def handle_batch(self) -> None:
+        """Handle the packets that wait, up to a bounded number."""
+        self._batch.left = _BATCH
+        self._queue.run_socket(self._batch)
+
+    def close(self) -> None:
+        """Give the queue back; what still waits in it is dropped by the kernel."""
+        self._batch.close()
+        self._queue.unbind()

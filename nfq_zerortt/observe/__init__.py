@@ -1,0 +1,1 @@
+"""What can be seen of the service: the log, captures, figures, and how they are drawn."""

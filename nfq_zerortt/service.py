@@ -1,0 +1,282 @@
+"""The service: the one place where the parts are put together and run.
+
+One thread, one loop. Packets come first; the log is written when those that
+have arrived are dealt with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from netfilterqueue import Packet
+
+from nfq_zerortt import __version__
+from nfq_zerortt.config import Config
+from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.errors import ConfigError, MissingFeatureError
+from nfq_zerortt.kernel.features import require_for_run
+from nfq_zerortt.kernel.queue import PacketQueue
+from nfq_zerortt.kernel.raw import RawSender
+from nfq_zerortt.kernel.rules import RuleSet
+from nfq_zerortt.observe.log import EventLog
+from nfq_zerortt.observe.packets import packet_event
+
+_SECRET_BYTES = 32
+_LOG_SLICE = 50
+_DRAIN_S = 2.0
+_DRAIN_STEP_S = 0.05
+
+
+class Service:
+    """A running ClientNIC."""
+
+    def __init__(self, config: Config) -> None:
+        """Check the settings against what there is; nothing is changed yet.
+
+        Raises:
+            ConfigError: a setting that cannot be served.
+            MissingFeatureError: a privilege or kernel feature is missing.
+        """
+        _check(config)
+        require_for_run(
+            config.client_iface, config.server_iface, config.queue, with_rules=config.rules
+        )
+        self._config = config
+        self._engine = Engine(config.strategy, config.limits, os.urandom(_SECRET_BYTES))
+        self._rules = RuleSet.for_clientnic(
+            config.client_iface, config.server_iface, config.ports, config.queue
+        )
+        self._log = EventLog(config.log_format, config.log_level, config.log_file)
+        self._debug = self._log.debug
+        self._client_index = socket.if_nametoindex(config.client_iface)
+        self._server_index = socket.if_nametoindex(config.server_iface)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._writing = False
+        self._flows = 0
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; the rules are gone afterwards.
+
+        Raises:
+            MissingFeatureError, ZeroRttError: the queue or the rules cannot be had.
+        """
+        config = self._config
+        self._raw = RawSender(config.client_iface, config.server_iface)
+        try:
+            # The queue first: who has it owns the rules of that number, too.
+            self._queue = PacketQueue(config.queue, self._on_packet)
+            try:
+                if config.rules:
+                    self._rules.apply()
+                try:
+                    asyncio.run(self._serve())
+                finally:
+                    if config.rules:
+                        self._rules.remove()
+            finally:
+                self._queue.close()
+        finally:
+            self._raw.close()
+            self._log.close()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stop.set)
+        self._loop.add_reader(self._queue.fileno(), self._on_readable)
+        # What was made so far lives as long as the process: the collector need not look at it,
+        # and shall not stop packets often for the little that flows leave behind.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        started = time.monotonic()
+        if self._config.data_path == "auto":
+            self._event("service.data_path", {"data_path": "python", "reason": "no other yet"})
+        self._event(
+            "service.ready",
+            {
+                "strategy": self._config.strategy,
+                "data_path": "python",
+                "version": __version__,
+                "client_iface": self._config.client_iface,
+                "server_iface": self._config.server_iface,
+                "ports": str(self._config.ports),
+                "queue": self._config.queue,
+                "pid": os.getpid(),
+            },
+        )
+        try:
+            await stop.wait()
+            await self._drain()
+        finally:
+            self._loop.remove_reader(self._queue.fileno())
+            uptime = round(time.monotonic() - started, 3)
+            self._event("service.stopped", {"flows": self._flows, "uptime_s": uptime})
+
+    async def _drain(self) -> None:
+        """Take on no new flow, give the others a moment to end, and end the rest."""
+        self._engine.draining = True
+        until = time.monotonic() + _DRAIN_S
+        while self._engine.has_live_flows() and time.monotonic() < until:
+            await asyncio.sleep(_DRAIN_STEP_S)
+        self._run(self._engine.shut_down(time.monotonic()))
+
+    # --- packets --------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        self._queue.handle_batch()
+        self._set_timer()
+
+    def _on_packet(self, packet: Packet) -> None:
+        started = time.monotonic()
+        raw: bytes = packet.get_payload()
+        try:
+            side = Side.CLIENT if packet.indev == self._client_index else self._other(packet)
+            actions = self._engine.packet(raw, side, started)
+            if len(actions) == 1 and not self._debug:
+                only = actions[0]
+                if type(only) is Replace:
+                    packet.set_payload(only.data)
+                    packet.accept()
+                    return
+            self._carry_out(packet, raw, side, actions, started)
+        except Exception:
+            self._fault()
+            _accept_if_open(packet)
+
+    def _other(self, packet: Packet) -> Side:
+        """The side of a packet that did not come from the client's interface, as we know it."""
+        if packet.indev != self._server_index:
+            # An interface was made anew since, with another index.
+            self._client_index = _index(self._config.client_iface)
+            self._server_index = _index(self._config.server_iface)
+            if packet.indev == self._client_index:
+                return Side.CLIENT
+        return Side.SERVER
+
+    def _carry_out(
+        self, packet: Packet, raw: bytes, side: Side, actions: Actions, started: float
+    ) -> None:
+        for action in actions:
+            if isinstance(action, Replace):
+                packet.set_payload(action.data)
+                packet.accept()
+            elif isinstance(action, Drop):
+                packet.drop()
+            elif isinstance(action, Accept):
+                packet.accept()
+            else:
+                self._carry_out_other(action, started)
+            if self._debug:
+                self._packet_event(raw, side, action)
+
+    def _carry_out_other(self, action: Send | Report, started: float) -> None:
+        if isinstance(action, Send):
+            problem = self._raw.send(action.side, action.data)
+            if problem is not None:
+                self._event(
+                    "service.not_sent",
+                    {"towards": action.side.value, "reason": action.reason, "error": problem},
+                )
+            return
+        fields = action.fields
+        if action.flow_id:
+            fields = {"flow_id": action.flow_id, "flow": action.flow, **fields}
+        if action.event == "flow.synack_spoofed":
+            # Its Send stands right before it, so this is the time from read to sent.
+            fields["latency_us"] = round((time.monotonic() - started) * 1e6, 1)
+        elif action.event == "flow.syn_received":
+            self._flows += 1
+        self._event(action.event, fields)
+
+    def _run(self, actions: Actions) -> None:
+        """Carry out what a timer asks for: there is no packet to give a verdict on."""
+        now = time.monotonic()
+        for action in actions:
+            if isinstance(action, Send | Report):
+                self._carry_out_other(action, now)
+            if self._debug:
+                self._packet_event(None, None, action)
+
+    # --- time -----------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        deadline = self._engine.next_deadline()
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(deadline - time.monotonic(), 0.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        try:
+            self._run(self._engine.tick(time.monotonic()))
+        except Exception:
+            self._fault()
+        self._set_timer()
+
+    # --- log ------------------------------------------------------------------------------
+
+    def _event(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._log.add(event, fields)
+        if not self._writing:
+            self._writing = True
+            self._loop.call_soon(self._write_log)
+
+    def _write_log(self) -> None:
+        self._writing = self._log.flush(_LOG_SLICE)
+        if self._writing:
+            self._loop.call_soon(self._write_log)
+
+    def _packet_event(self, raw: bytes | None, side: Side | None, action: Action) -> None:
+        event = packet_event(raw, side, action)
+        if event is not None:
+            self._event(*event)
+
+    def _fault(self) -> None:
+        """A bug of ours must not stop the loop: say what happened and go on."""
+        self._event("service.fault", {"error": traceback.format_exc()})
+
+
+def _accept_if_open(packet: Packet) -> None:
+    try:
+        packet.accept()
+    except RuntimeError:
+        return  # its verdict was given before the fault
+
+
+def _index(iface: str) -> int:
+    try:
+        return socket.if_nametoindex(iface)
+    except OSError:
+        return 0
+
+
+def _check(config: Config) -> None:
+    for option, value in (
+        ("--client-iface", config.client_iface),
+        ("--server-iface", config.server_iface),
+    ):
+        if not value:
+            raise ConfigError(f"{option} is needed: the interface on that side of this router")
+    if config.strategy == "fastopen":
+        raise ConfigError(
+            "option --strategy = 'fastopen' is not in this version; allowed are auto, hold, observe"
+        )
+    if config.data_path == "kernel":
+        raise MissingFeatureError(
+            "option --data-path = 'kernel' is not in this version; use auto or python"
+        )
