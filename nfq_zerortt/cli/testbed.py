@@ -1,0 +1,131 @@
+"""``nfq-zerortt testbed``: the four hosts as network namespaces."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict
+
+import click
+
+from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.testbed.commands import require_programs, require_root
+from nfq_zerortt.testbed.network import DEFAULT_NAME, Testbed, TestbedStatus
+from nfq_zerortt.testbed.topology import load_topology
+from nfq_zerortt.testbed.units import parse_mbit, parse_milliseconds, parse_percent
+
+_name = click.option(
+    "--name",
+    default=DEFAULT_NAME,
+    show_default=True,
+    metavar="NAME",
+    help="Which testbed; several can be up at once.",
+)
+
+
+@click.group()
+def testbed() -> None:
+    """Four hosts in a chain on this machine: client, clientnic, servernic, server."""
+
+
+@testbed.command()
+@click.option("--rtt", default="100ms", show_default=True, help="The WAN's round trip, as in 0.1s.")
+@click.option("--loss", default="0%", show_default=True, help="Lost in each direction, as in 0.5%.")
+@click.option("--rate", help="The WAN's rate in each direction, as in 100mbit.  [default: none]")
+@click.option("-v", "--verbose", is_flag=True, help="Show each command of the system as it runs.")
+@_name
+def up(rtt: str, loss: str, rate: str | None, verbose: bool, name: str) -> None:
+    """Bring the four hosts up, or change the WAN of those that are up."""
+    wanted = Testbed(
+        name,
+        rtt_ms=parse_milliseconds("--rtt", rtt),
+        loss_percent=parse_percent("--loss", loss),
+        rate_mbit=None if rate is None else parse_mbit("--rate", rate),
+        echo=(lambda command: click.echo(f"+ {command}", err=True)) if verbose else None,
+    )
+    wanted.up()
+    _print(wanted.status())
+
+
+@testbed.command()
+@_name
+def down(name: str) -> None:
+    """Take the four hosts down, with everything that runs on them."""
+    was_up = Testbed(name).down()
+    click.echo(f"testbed {name} is down" if was_up else f"testbed {name} was not up")
+
+
+@testbed.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@_name
+def status(as_json: bool, name: str) -> int:
+    """Show what is up, the WAN, and how precise its delay is. Exit status 1 when it is not up."""
+    found = Testbed(name).status()
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        _print(found)
+    return 0 if found.up else 1
+
+
+@testbed.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@_name
+@click.argument("host", metavar="HOST")
+@click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, host: str, command: tuple[str, ...]) -> int:
+    """Run a command on a host (client, clientnic, servernic, server); its exit status is ours."""
+    hosts = load_topology().host_names
+    if host not in hosts:
+        raise ConfigError(f"HOST {host!r}: must be one of {', '.join(hosts)}")
+    require_root()
+    require_programs()
+    # Click leaves the -- that ends HOST and begins COMMAND in its place.
+    argv = command[1:] if command[0] == "--" else command
+    if not argv:
+        raise ConfigError("COMMAND is missing: testbed exec HOST -- COMMAND...")
+    process = Testbed.find(name).popen(host, argv)
+    # The keyboard's interrupt goes to the command as well: how to end is its decision.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        returned: int = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return returned if returned >= 0 else 128 - returned
+
+
+def _print(found: TestbedStatus) -> None:
+    if not found.up:
+        click.echo(f"testbed {found.name}: {found.problem}")
+        if not found.hosts:
+            return
+    else:
+        click.echo(f"testbed {found.name} is up")
+    for host in found.hosts:
+        click.echo(
+            f"  {host.name:<10} namespace {host.namespace}, {host.processes} processes, "
+            f"{', '.join(host.addresses)}"
+        )
+    rate = "no rate limit" if found.rate_mbit is None else f"{found.rate_mbit:g} Mbit/s"
+    click.echo(
+        f"  WAN        RTT {found.rtt_ms:g} ms, loss {found.loss_percent:g} % each way, {rate}, "
+        f"by {found.wan}"
+    )
+    click.echo(f"  TCP        congestion control {found.congestion_control}")
+    line = found.delay_line
+    if line is None:
+        return
+    late = line.lateness
+    click.echo(
+        f"  delay line pid {line.pid} ({line.scheduling}{'' if line.alive else ', dead'}), "
+        f"{line.packets} packets, {line.lost} lost on purpose"
+    )
+    click.echo(
+        f"             late by {late.median_ms:.2f} ms median, {late.p95_ms:.2f} p95, "
+        f"{late.p99_ms:.2f} p99, {late.max_ms:.2f} max"
+    )
+    click.echo(
+        f"             kernel queue: {line.queued} waiting, {line.queue_dropped} dropped (full), "
+        f"{line.user_dropped} dropped (socket)"
+    )

@@ -1,0 +1,1 @@
+"""The test network: four hosts as network namespaces, and the WAN between them."""
