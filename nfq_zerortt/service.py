@@ -13,7 +13,9 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import FrameType
 from typing import Any
 
 from netfilterqueue import Packet
@@ -22,7 +24,7 @@ from nfq_zerortt import __version__
 from nfq_zerortt.config import Config
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
 from nfq_zerortt.core.engine import Engine
-from nfq_zerortt.errors import ConfigError, MissingFeatureError
+from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel.features import require_for_run
 from nfq_zerortt.kernel.queue import PacketQueue
 from nfq_zerortt.kernel.raw import RawSender
@@ -34,13 +36,25 @@ _SECRET_BYTES = 32
 _LOG_SLICE = 50
 _DRAIN_S = 2.0
 _DRAIN_STEP_S = 0.05
+_NEEDS_RESTART = {
+    "client_iface",
+    "server_iface",
+    "ports",
+    "queue",
+    "rules",
+    "data_path",
+    "log_format",
+    "log_file",
+}
 
 
 class Service:
     """A running ClientNIC."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reread: Callable[[], Config]) -> None:
         """Check the settings against what there is; nothing is changed yet.
+
+        ``reread`` returns the settings anew when SIGHUP asks for it.
 
         Raises:
             ConfigError: a setting that cannot be served.
@@ -51,6 +65,7 @@ class Service:
             config.client_iface, config.server_iface, config.queue, with_rules=config.rules
         )
         self._config = config
+        self._reread = reread
         self._engine = Engine(config.strategy, config.limits, os.urandom(_SECRET_BYTES))
         self._rules = RuleSet.for_clientnic(
             config.client_iface, config.server_iface, config.ports, config.queue
@@ -71,6 +86,8 @@ class Service:
             MissingFeatureError, ZeroRttError: the queue or the rules cannot be had.
         """
         config = self._config
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _leave)
         self._raw = RawSender(config.client_iface, config.server_iface)
         try:
             # The queue first: who has it owns the rules of that number, too.
@@ -94,6 +111,7 @@ class Service:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._loop.add_reader(self._queue.fileno(), self._on_readable)
         # What was made so far lives as long as the process: the collector need not look at it,
         # and shall not stop packets often for the little that flows leave behind.
@@ -102,7 +120,10 @@ class Service:
         gc.set_threshold(20_000, 20, 50)
         started = time.monotonic()
         if self._config.data_path == "auto":
-            self._event("service.data_path", {"data_path": "python", "reason": "no other yet"})
+            self._event(
+                "service.data_path",
+                {"data_path": "python", "reason": "the kernel data path is not in this version"},
+            )
         self._event(
             "service.ready",
             {
@@ -131,6 +152,29 @@ class Service:
         while self._engine.has_live_flows() and time.monotonic() < until:
             await asyncio.sleep(_DRAIN_STEP_S)
         self._run(self._engine.shut_down(time.monotonic()))
+
+    def _reload(self) -> None:
+        """Read the settings again. Flows go on; what cannot change in a running service stays."""
+        try:
+            config = self._reread()
+            _check(config)
+        except ZeroRttError as error:
+            self._event("service.reload_failed", {"error": str(error)})
+            return
+        changed = {
+            field.name
+            for field in fields(Config)
+            if getattr(config, field.name) != getattr(self._config, field.name)
+        }
+        if changed & _NEEDS_RESTART:
+            names = ", ".join(sorted(changed & _NEEDS_RESTART))
+            self._event("service.reload_failed", {"error": f"{names}: restart to change this"})
+            return
+        self._config = config
+        self._engine.configure(config.strategy, config.limits)
+        self._log.set_level(config.log_level)
+        self._debug = self._log.debug
+        self._event("service.reloaded", {"changed": sorted(changed)})
 
     # --- packets --------------------------------------------------------------------------
 
@@ -243,12 +287,21 @@ class Service:
 
     def _packet_event(self, raw: bytes | None, side: Side | None, action: Action) -> None:
         event = packet_event(raw, side, action)
-        if event is not None:
-            self._event(*event)
+        if event is None:
+            return
+        name, fields = event
+        flow = self._engine.find(action.data if isinstance(action, Send) else raw or b"")
+        about = {} if flow is None else {"flow_id": flow.number, "flow": flow.name}
+        self._event(name, {**about, **fields, **about})
 
     def _fault(self) -> None:
         """A bug of ours must not stop the loop: say what happened and go on."""
         self._event("service.fault", {"error": traceback.format_exc()})
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """A signal before the loop runs: go, and take the rules along."""
+    raise SystemExit(0)
 
 
 def _accept_if_open(packet: Packet) -> None:

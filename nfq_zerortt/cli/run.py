@@ -37,7 +37,11 @@ from nfq_zerortt import config as settings
 @click.option("--log-file", metavar="FILE", help="Append the log to FILE; default stderr.")
 def run(file: Path | None, **flags: Any) -> None:
     """Run the service between two interfaces until SIGTERM or SIGINT."""
-    config = settings.load(file).with_flags(**flags)
+
+    def read() -> settings.Config:
+        return settings.load(file).with_flags(**flags)
+
+    config = read()
     from nfq_zerortt.service import Service  # noqa: PLC0415 - needs a library that must be built
 
-    Service(config).run()
+    Service(config, read).run()

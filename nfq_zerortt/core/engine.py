@@ -47,15 +47,24 @@ class Engine:
         Raises:
             ValueError: there is no such strategy, or the secret is too short.
         """
-        self.limits = limits
         self.table = FlowTable()
         self.memory = Memory()
         self.draining = False
-        self._moves = Handshake(limits, self.table, InitialNumbers(secret), self.memory)
-        self._strategy = by_name(strategy, self._moves)
+        self._numbers = InitialNumbers(secret)
+        self.configure(strategy, limits)
         self._count = 0
         self._passing: OrderedDict[bytes, int | None] = OrderedDict()
         self._paths = self.table.paths
+
+    def configure(self, strategy: str, limits: Limits) -> None:
+        """Set the strategy of new flows, and the bounds of all.
+
+        Raises:
+            ValueError: there is no such strategy.
+        """
+        self.limits = limits
+        self._moves = Handshake(limits, self.table, self._numbers, self.memory)
+        self._strategy = by_name(strategy, self._moves)
 
     # --- packets --------------------------------------------------------------------------
 
@@ -145,11 +154,19 @@ class Engine:
             return "syn_with_data"
         if self.draining:
             return "service_stopping"
-        if len(self.table) >= self.limits.max_flows:
+        if len(self.table) >= self.limits.max_flows and not self._make_room():
             return "flow_table_full"
         if self.table.half_open >= self.limits.max_half_open:
             return "too_many_half_open"
         return None
+
+    def _make_room(self) -> bool:
+        """Forget the flow that ended first; tell whether there was one."""
+        ended = self.table.oldest_ended()
+        if ended is None:
+            return False
+        self._forget(ended)
+        return True
 
     def _pass(self, view: SegmentView, reason: str, isn: int | None) -> Actions:
         """Let a flow pass untouched from now on, and say so once."""
@@ -340,6 +357,7 @@ class Engine:
                 actions += self._reset(flow, event, f"{by}_reset", now)
         elif flow.state is State.CLOSING and flow.fins_acknowledged():
             flow.apply(Event.FINS_ACKED)
+            self.table.changed(flow)
             self.table.set_timer(flow, now + self.limits.time_wait_s, now)
             actions += self._ended(flow)
         return actions
@@ -418,6 +436,14 @@ class Engine:
             return within(view.seq, flow.to_client.last_ack, flow.to_server.next_seq)
         acknowledged = add(flow.to_server.last_ack, flow.shift)
         return within(view.seq, acknowledged, flow.to_client.next_seq)
+
+    def find(self, raw: bytes) -> Flow | None:
+        """Return the flow that a packet belongs to, or None."""
+        try:
+            path = self._paths.get(look(raw).flow_key)
+        except WireError:
+            return None
+        return path.flow if path is not None else None
 
     # --- the end --------------------------------------------------------------------------
 

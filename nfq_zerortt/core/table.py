@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from nfq_zerortt.core.flow import Flow, Path
-from nfq_zerortt.core.states import HALF_OPEN
+from nfq_zerortt.core.states import ENDED, HALF_OPEN
 
 _LONGEST_WAIT = 60.0
 """A timer further away is looked at again after this time, so that a flow which has ended is
@@ -27,6 +28,7 @@ class FlowTable:
         self._timers: list[tuple[float, int, Flow]] = []
         self._order = itertools.count()
         self._half_open: set[Flow] = set()
+        self._ended: OrderedDict[Flow, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.paths) // 2
@@ -49,10 +51,17 @@ class FlowTable:
         """Keep account after a flow changed its state."""
         if flow.state not in HALF_OPEN:
             self._half_open.discard(flow)
+        if flow.state in ENDED:
+            self._ended[flow] = None
+
+    def oldest_ended(self) -> Flow | None:
+        """Return the flow that ended first of those still kept: the first to make room."""
+        return next(iter(self._ended), None)
 
     def remove(self, flow: Flow) -> None:
         """Forget a flow."""
         self._half_open.discard(flow)
+        self._ended.pop(flow, None)
         if self.paths.get(flow.client_key) is flow.from_client:
             del self.paths[flow.client_key]
             del self.paths[flow.server_key]

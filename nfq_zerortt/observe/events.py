@@ -6,6 +6,8 @@ LEVELS = {
     "service.ready": "info",
     "service.stopped": "info",
     "service.data_path": "info",
+    "service.reloaded": "info",
+    "service.reload_failed": "error",
     "service.fault": "error",
     "service.not_sent": "warning",
     "log.suppressed": "warning",

@@ -39,6 +39,7 @@ class EventLog:
         self._rank = _RANK[level]
         self._pending: deque[tuple[float, str, Mapping[str, Any]]] = deque()
         self._lost = 0
+        self._broken = False
         self._second: dict[str, tuple[int, int]] = {}
         renderer: Any
         if form == "console":
@@ -69,6 +70,10 @@ class EventLog:
             return
         self._pending.append((now, event, fields))
 
+    def set_level(self, level: str) -> None:
+        """Write events of ``level`` and above from now on."""
+        self._rank = _RANK[level]
+
     def _under_cap(self, event: str, second: int) -> bool:
         current, count = self._second.get(event, (second, 0))
         count = count + 1 if current == second else 1
@@ -76,8 +81,22 @@ class EventLog:
         return count <= _CAP_PER_SECOND
 
     def flush(self, most: int = _MAX_PENDING) -> bool:
-        """Write up to ``most`` pending events; tell whether some are left."""
+        """Write up to ``most`` pending events; tell whether some are left.
+
+        Where nothing can be written any more (the reader of a pipe is gone, the disk is full)
+        the events are given up: packets are worth more than their log.
+        """
         pending = self._pending
+        if self._broken:
+            pending.clear()
+            return False
+        try:
+            return self._flush(pending, most)
+        except OSError:
+            self._broken = True
+            return False
+
+    def _flush(self, pending: deque[tuple[float, str, Mapping[str, Any]]], most: int) -> bool:
         for _ in range(min(most, len(pending))):
             when, event, fields = pending.popleft()
             self._write(when, event, fields)
@@ -95,7 +114,7 @@ class EventLog:
     def close(self) -> None:
         """Write what is pending and close the file."""
         self.flush()
-        if self._owned:
+        if self._owned and not self._broken:
             self._stream.close()
 
 

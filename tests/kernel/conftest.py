@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from support.captures import POINTS
+from support.peers import Peers, next_port
+from support.service import RunningService
+
 from nfq_zerortt.testbed.network import Testbed
 
 
@@ -35,3 +39,43 @@ def testbed_factory() -> Iterator[Callable[..., Testbed]]:
     finally:
         for testbed in made:
             testbed.down()
+
+
+# The service on real packets (tests/kernel/test_service_*.py).
+
+
+@pytest.fixture(scope="session")
+def network(testbed_factory: Callable[..., Testbed]) -> Testbed:
+    """A testbed for captures, shared by the tests of the service; they leave it as they found it.
+
+    No offloads: with them a capture at the sending host shows checksums and segments that
+    the network card would still fill in and cut. The tests with independent programs run with
+    offloads on, as hosts do.
+    """
+    testbed = testbed_factory(rtt_ms=20)
+    for point in POINTS:
+        off = [word for name in ("tx", "rx", "tso", "gso", "gro") for word in (name, "off")]
+        done = testbed.exec(point.host, ["ethtool", "-K", point.interface, *off], timeout_s=10)
+        assert done.returncode == 0, done.stderr
+    return testbed
+
+
+@pytest.fixture(scope="module")
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The service with its defaults, shared by the tests of a module."""
+    with RunningService(network, tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture
+def peers(network: Testbed) -> Iterator[Peers]:
+    """Sockets at both ends of the shared testbed, closed after the test."""
+    made = Peers(network)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def port() -> int:
+    """A server port of which the service has not learned anything."""
+    return next_port()

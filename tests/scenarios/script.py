@@ -164,8 +164,8 @@ class Run:
         if letter.isdigit():
             return int(letter)
         if letter.startswith("~"):  # a stranger's guess, far away
-            return (self.base[letter[1:]] + 0x5000_0000) & 0xFFFFFFFF
-        return (self.base.get(letter, 0) + int(more or 0)) & 0xFFFFFFFF
+            return (self.base[self._key(letter[1:])] + 0x5000_0000) & 0xFFFFFFFF
+        return (self.base.get(self._key(letter), 0) + int(more or 0)) & 0xFFFFFFFF
 
     def _options(self, text: str) -> opt.Options:
         options: list[opt.Option] = []
@@ -224,11 +224,12 @@ class Run:
         checked = Segment.parse(segment.emit())
         assert look(checked.emit()).checksum == view.checksum, "TCP checksum is wrong"
         to_client = towards is Side.CLIENT
+        self.port = segment.dport if to_client else segment.sport
         if to_client and segment.flags & fl.SYN and segment.flags & fl.ACK:
-            self.base.setdefault("S", segment.seq)
+            self.base.setdefault(self._key("S"), segment.seq)
             stamps = view.options.timestamps
             if stamps:
-                self.base.setdefault("TS", stamps[0])
+                self.base.setdefault(self._key("TS"), stamps[0])
         server_letter = "S" if to_client else "R"
         clock = "TS" if to_client else "TR"
         seq = self._relative(segment.seq, server_letter if to_client else "C")
@@ -275,12 +276,16 @@ class Run:
                 words.append(f"kind {kind}:{data.hex()}")
         return " ".join(words)
 
+    def _key(self, letter: str) -> str:
+        """The spoofed numbers are another flow's for another port of the client's."""
+        return f"{letter}:{self.port}" if letter in ("S", "TS") else letter
+
     def _position(self, seq: int, letter: str) -> int:
         """Where in its sender's stream a segment stands."""
-        return (seq - self.base.get(letter, 0)) & 0xFFFFFFFF
+        return (seq - self.base.get(self._key(letter), 0)) & 0xFFFFFFFF
 
     def _relative(self, number: int, letter: str) -> str:
-        base = self.base.get(letter)
+        base = self.base.get(self._key(letter))
         away = None if base is None else (number - base) & 0xFFFFFFFF
         if away is None or away >= 1 << 24:
             guess = None if base is None else (number - base - 0x5000_0000) & 0xFFFFFFFF
