@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import declarations
+from nfq_zerortt.kernel.option_entries import repair_option_lookup
 
 Family = Literal["ipv4", "ipv6"]
 FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
@@ -236,6 +237,7 @@ def _rule_class(family: Family) -> Any:
 def _library() -> Any:
     # Imported when first needed: it starts ldconfig and modprobe, some 0.3 s.
     try:
+        repair_option_lookup()
         return importlib.import_module("iptc")
     except Exception as error:  # its own import raises whatever went wrong in libxtables
         raise MissingFeatureError(

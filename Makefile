@@ -1,0 +1,50 @@
+# The commands of this project; each sets up by itself what it needs.
+#   ARGS=…    is handed on:        make test ARGS='-k sack'
+#   PYTHON=…  builds .venv with:   make venv PYTHON=python3.13  (after make clean)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench clean
+
+bin := .venv/bin
+shell_files := .ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*.sh)
+
+# Tests that need no packets come first: they take seconds, and say most when something is wrong.
+fast_tests := $(wildcard tests/wire tests/core tests/scenarios tests/test_*.py)
+other_tests := $(filter-out $(fast_tests:=/) tests/__pycache__/,$(wildcard tests/*/))
+
+# Expanded before the first line of a recipe runs, so that nothing is done by half.
+need_root = $(if $(filter 0,$(shell id -u)),,$(error make $@ needs root \
+	(network namespaces, iptables and NFQUEUE do): run 'sudo make $@'))
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+venv: ## set up .venv; afterwards .venv/bin/nfq-zerortt is the command
+	@bash scripts/setup.sh run
+
+demo: ## the side-by-side demonstration; writes demo-report.html (root)
+	$(need_root)
+	@bash scripts/setup.sh run
+	@$(bin)/nfq-zerortt demo --report demo-report.html $(ARGS)
+
+test: ## all tests, the fast ones without packets first (root)
+	$(need_root)
+	@bash scripts/setup.sh test
+	@$(bin)/pytest $(fast_tests) $(other_tests) $(ARGS)
+
+lint: ## ruff, mypy and shellcheck
+	@bash scripts/setup.sh lint
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	shellcheck $(shell_files)
+
+bench: ## the benchmarks (root)
+	$(need_root)
+	@bash scripts/setup.sh test
+	@$(bin)/python -m bench $(ARGS)
+
+clean: ## remove all that the other commands made in this directory
+	rm -rf .venv build dist *.egg-info demo-report.html \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
