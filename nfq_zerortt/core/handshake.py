@@ -86,6 +86,7 @@ class Handshake:
     def repeat_syn(self, flow: Flow, now: float) -> list[Action]:
         """Send the SYN to the server again: the handshake is ours, the client is past it."""
         flow.attempts += 1
+        flow.syn_sent_at = now  # the round trip is rather measured too short than too long
         return [
             Send(Side.SERVER, flow.syn, "syn_repeated"),
             report(
