@@ -12,6 +12,7 @@ import click
 
 from nfq_zerortt import __version__
 from nfq_zerortt.cli.check import check
+from nfq_zerortt.cli.demo import demo
 from nfq_zerortt.cli.rules import rules
 from nfq_zerortt.cli.run import run
 from nfq_zerortt.cli.testbed import testbed
@@ -24,7 +25,7 @@ def cli() -> None:
     """TCP without the handshake's wait, on a router near the client."""
 
 
-for command in (run, check, rules, testbed):
+for command in (run, check, rules, testbed, demo):
     cli.add_command(command)
 
 

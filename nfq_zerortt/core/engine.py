@@ -20,7 +20,7 @@ from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.negotiation import reason_to_bypass
 from nfq_zerortt.core.states import ENDED, HALF_OPEN, TRANSLATING, Event, State
-from nfq_zerortt.core.strategies import by_name
+from nfq_zerortt.core.strategies import Strategy, by_name
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.wire.errors import NotTcpError, WireError
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN, names
@@ -180,6 +180,10 @@ class Engine:
         said = Report("flow.bypassed", self._count, flow_name(view), {"reason": reason})
         return [Accept(reason), said]
 
+    def _strategy_of(self, flow: Flow) -> Strategy:
+        """The strategy that the flow began with, whatever new flows get since."""
+        return by_name(flow.strategy, self._moves)
+
     def _new_flow(self, syn: SegmentView, now: float) -> Actions:
         self._count += 1
         flow = Flow(self._count, syn, self._strategy.name, now)
@@ -206,7 +210,7 @@ class Engine:
                 return self._complete(flow, view, now)
             if flags & RST:
                 return [Accept("observed"), *self._close(flow, Event.CLIENT_RST, "client_reset")]
-            return self._strategy.on_early(flow, view, now)
+            return self._strategy_of(flow).on_early(flow, view, now)
         if flags & RST:
             return self._opening_client_reset(flow, view, now)
         if not flags & ACK or flags & SYN:
@@ -220,7 +224,7 @@ class Engine:
         if flow.state is State.SPOOFED:
             flow.apply(Event.CLIENT_ACK)
             self.table.set_timer(flow, flow.syn_sent_at + self._retry_after(flow), now)
-        return self._strategy.on_early(flow, view, now)
+        return self._strategy_of(flow).on_early(flow, view, now)
 
     def _syn_again(self, flow: Flow, view: SegmentView, side: Side, now: float) -> Actions:
         same = view.seq == flow.isn_client
@@ -299,7 +303,7 @@ class Engine:
                 *self._close(flow, Event.SERVER_SYN_ACK, "client_reset"),
             ]
         try:
-            return self._strategy.on_syn_ack(flow, view, now)
+            return self._strategy_of(flow).on_syn_ack(flow, view, now)
         except WireError:
             return [Drop("malformed_options")]
 
@@ -333,7 +337,7 @@ class Engine:
             ]
         if view.flags & SYN and answer and flow.state is State.FORWARDED:
             try:
-                return self._strategy.on_syn_ack(flow, view, now)
+                return self._strategy_of(flow).on_syn_ack(flow, view, now)
             except WireError:
                 return [Accept("malformed_options")]
         return [Accept("observed")]

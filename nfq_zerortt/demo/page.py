@@ -1,0 +1,338 @@
+"""The result as one HTML file that needs nothing else: no script, no font, no network."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from nfq_zerortt.demo import dots
+from nfq_zerortt.demo.result import FIGURES, HOLD, LAST_BYTE_BACK, Figure, Result, Run
+from nfq_zerortt.demo.terminal import diagram_of
+from nfq_zerortt.demo.verdict import ONE_CLOCK, gain_text, is_gain, sentences
+from nfq_zerortt.demo.work import BULK, Work
+from nfq_zerortt.observe import ladder, ladder_svg, svg, timeseq
+from nfq_zerortt.observe.records import Tap, of_connection
+
+# Blue and orange of Okabe and Ito: told apart with every kind of colour vision.
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --page: #ffffff; --text: #1b1f24; --muted: #5b6470; --grid: #d9dee4; --panel: #f5f7f9;
+  --direct: #b85000; --hold: #0067a3; --hold-soft: #cfe3f1; --good: #00694a; --bad: #a1260d;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #14181d; --text: #e8ebee; --muted: #a2abb5; --grid: #343b44; --panel: #1c2229;
+    --direct: #f0a04b; --hold: #5db6ec; --hold-soft: #1f3f55; --good: #4fd1a5; --bad: #ff9580;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 68rem;
+  background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+}
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .3rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
+p { max-width: 46rem; margin: .5rem 0; }
+.lead { color: var(--muted); }
+.verdict { border-left: 4px solid var(--hold); padding: .1rem 0 .1rem .9rem; margin: 1rem 0; }
+.verdict p:first-child { font-size: 1.08rem; }
+.bad { color: var(--bad); font-weight: 600; }
+.good { color: var(--good); font-weight: 600; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .7rem .28rem 0; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; }
+thead th, tr.group th { border-bottom: 1px solid var(--grid); }
+tr.group th { padding-top: .9rem; }
+.panels {
+  display: grid; gap: 1.2rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(23rem, 100%), 1fr));
+}
+figure { margin: 0; background: var(--panel); border-radius: 6px; padding: .7rem; }
+figure .halo { stroke: var(--panel); }
+figcaption { color: var(--muted); font-size: .9rem; margin-top: .4rem; }
+h3 { font-size: 1rem; margin: 1rem 0 0; }
+figure h3 { margin: 0 0 .4rem; }
+ul { margin: .3rem 0; padding-left: 1.2rem; max-width: 46rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .5rem 0; }
+dt { color: var(--muted); }
+dd { margin: 0; overflow-wrap: anywhere; }
+pre { overflow-x: auto; background: var(--panel); border-radius: 6px; padding: .7rem;
+  font: 12px/1.35 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+summary { cursor: pointer; margin-top: .6rem; }
+@media (max-width: 30rem) {
+  body { font-size: 15px; }
+  th, td { padding-right: .45rem; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
+}
+@media print {
+  :root {
+    color-scheme: light;
+    --page: #ffffff; --text: #000000; --muted: #444444; --grid: #cccccc; --panel: #ffffff;
+    --direct: #b85000; --hold: #0067a3; --hold-soft: #dddddd; --good: #00694a; --bad: #a1260d;
+  }
+  html { font-size: 12px; }
+  body { font-size: 1rem; padding: 0; max-width: none; }
+  p, ul { max-width: none; }
+  p, li, dl { break-inside: avoid; }
+  figure svg { max-height: 20cm; }
+  .panels:has(h3) { break-before: page; }
+  h2, h3, p:has(+ .panels) { break-after: avoid; }
+  figure, tr, .verdict, .panels { break-inside: avoid; }
+  .panels { grid-template-columns: 1fr 1fr; gap: .5rem; }
+  details { display: none; }
+}
+"""
+
+_TRUE = (
+    "connect() returns in the time that the client's packets take to clientnic and back, "
+    "whatever the distance to the server.",
+    "The client application sends its first byte one round trip earlier, and does its own work "
+    "while the handshake with the server is still under way. Both applications are unmodified.",
+    "It works with every server: the server sees an ordinary handshake with an ordinary client.",
+)
+_NOT_TRUE = (
+    "The hold strategy does not shorten the exchange itself: a request that is ready at once "
+    "reaches the server, and its answer the client, no earlier than direct.",
+    "A connect() that returned does not say that the server is there: clientnic answered. If the "
+    "server refuses, the client sees a reset connection instead of a refused one.",
+    "What is shown holds for this emulated network, on one machine, at the time named below.",
+)
+
+
+def page(result: Result) -> str:
+    """Return the whole file."""
+    title = f"TCP through nfq_zerortt and direct, at a round trip of {result.rtt_ms:g} ms"
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(_lead(result))}</p>',
+        _outcome(result),
+        '<div class="verdict">',
+        *(f"<p>{escape(sentence)}</p>" for sentence in sentences(result)),
+        "</div>",
+        "<h2>The figures</h2>",
+        _table(result),
+        f"<p>{escape(ONE_CLOCK)}</p>",
+        _meanings(),
+        "<h2>Their distribution</h2>",
+        _distributions(result),
+        "<h2>One real connection</h2>",
+        _ladders(result),
+        "<h2>The bigger transfer over time</h2>",
+        _plots(result),
+        "<h2>What is true of the gain, and what is not</h2>",
+        "<h3>True</h3>",
+        _list(_TRUE),
+        "<h3>Not true</h3>",
+        _list(_NOT_TRUE),
+        "<h2>Environment</h2>",
+        _environment(result),
+        "<h2>Do it again</h2>",
+        f"<pre>{escape(_command(result))}</pre>",
+        "<p>As root, on Linux; it makes network namespaces of its own and removes them.</p>",
+    ]
+    style = _STYLE + svg.STYLE + ladder_svg.STYLE + timeseq.STYLE + dots.STYLE
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _lead(result: Result) -> str:
+    return (
+        "The same work was done twice by the same two unmodified applications over four hosts, "
+        "client, clientnic, servernic and server: first direct, then with nfq-zerortt run "
+        f"--strategy hold on clientnic. {_date(result)}."
+    )
+
+
+def _date(result: Result) -> str:
+    return result.environment.date.replace("T", " ").replace("+00:00", " UTC")
+
+
+def _outcome(result: Result) -> str:
+    if result.ok:
+        count = sum(len(run.connections) for run in result.runs)
+        return (
+            f'<p class="good">All {count} connections complete; SHA-256 equal at both ends, '
+            "in both directions.</p>"
+        )
+    return "".join(f'<p class="bad">FAILED {escape(text)}</p>' for text in result.problems)
+
+
+def _table(result: Result) -> str:
+    head = (
+        '<thead><tr><th>median, ms</th><th class="number">direct</th>'
+        '<th class="number">hold</th><th>gain</th></tr></thead>'
+    )
+    rows = []
+    for work in result.works:
+        count = f"{work.title} ({work.connections} connections each way)"
+        rows.append(f'<tr class="group"><th colspan="4">{escape(count)}</th></tr>')
+        rows += [_table_row(result, work, figure) for figure in _figures(work)]
+    return f'<div class="wide"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _table_row(result: Result, work: Work, figure: Figure) -> str:
+    gain = result.gain_ms(work, figure)
+    shown = escape(gain_text(gain, result.rtt_ms))
+    if gain is not None and is_gain(gain, result.rtt_ms):
+        shown = f'<span class="good">{shown}</span>'
+    medians = (run.median(work, figure) for run in result.runs)
+    cells = "".join(
+        f'<td class="number">{"-" if value is None else f"{value:.1f}"}</td>' for value in medians
+    )
+    return f"<tr><td>{escape(figure.name)}</td>{cells}<td>{shown}</td></tr>"
+
+
+def _figures(work: Work) -> tuple[Figure, ...]:
+    return (*FIGURES, LAST_BYTE_BACK) if work.key == BULK else FIGURES
+
+
+def _meanings() -> str:
+    return _definitions((f.name, f.meaning + ".") for f in (*FIGURES, LAST_BYTE_BACK))
+
+
+def _distributions(result: Result) -> str:
+    return _panels(
+        f"<figure>{dots.draw(result, work, _figures(work))}</figure>"
+        for work in result.works
+        if any(run.of(work) for run in result.runs)
+    )
+
+
+def _ladders(result: Result) -> str:
+    figures, texts = [], []
+    for run in result.runs:
+        diagram = diagram_of(result, run)
+        if diagram is None:
+            continue
+        title = "Through the service, hold" if run.way == HOLD else "Direct"
+        legend = "<br>".join(escape(line) for line in diagram.legend())
+        figures.append(
+            f"<figure><h3>{escape(title)}</h3>{ladder_svg.draw(diagram, title)}"
+            f"<figcaption>{legend}</figcaption></figure>"
+        )
+        texts += [title, *ladder.render(diagram, width=100), *diagram.legend(), ""]
+    if not figures:
+        return "<p>No connection of this kind succeeded.</p>"
+    words = (
+        "Drawn from the packets captured at each host: the connection in the middle, by the time "
+        "of its first byte back. Numbers count from the ISN that the letter stands for. A dashed "
+        "arrow is a packet that clientnic made itself; a bar is the time during which clientnic "
+        "held a packet. The other waits, on servernic, are the WAN. The way down is in steps, not "
+        "to scale: the times stand at the left."
+    )
+    return (
+        f"<p>{escape(words)}</p>{_panels(figures)}"
+        f"<details><summary>The same as text</summary><pre>{escape(chr(10).join(texts))}</pre>"
+        "</details>"
+    )
+
+
+def _plots(result: Result) -> str:
+    work = result.work(BULK)
+    client_tap, server_tap = result.path[0].left, result.path[-1].right
+    until_ms = max(
+        (value for run in result.runs for value in run.values(work, LAST_BYTE_BACK)), default=0.0
+    )
+    if not until_ms:
+        return "<p>No connection of this kind succeeded.</p>"
+    figures = []
+    for tap, where in ((client_tap, "At the client"), (server_tap, "At the server")):
+        curves = [curve for run in result.runs for curve in _curves(result, run, work, tap)]
+        figures.append(f"<figure>{timeseq.draw(curves, where, until_ms * 1.03)}</figure>")
+    words = (
+        f"One connection of each run ({work.title}): how many bytes of the stream had left or "
+        "reached that host. Dashed: direct; solid: hold; a small circle: a segment that "
+        "brought nothing further, sent again or overtaken on the way."
+    )
+    return f"<p>{escape(words)}</p>{_panels(figures)}"
+
+
+def _curves(result: Result, run: Run, work: Work, tap: Tap) -> list[timeseq.Curve]:
+    typical = run.typical(work)
+    if typical is None or typical.client is None:
+        return []
+    client, server = typical.client, result.server
+    own = of_connection(run.records, client, server)
+    style = "b" if run.way == HOLD else "a"
+    return [
+        timeseq.Curve(
+            name,
+            run.way,
+            style,
+            timeseq.series(own, tap, source, destination, own[0].time_s),
+        )
+        for name, source, destination in (("request", client, server), ("answer", server, client))
+    ]
+
+
+def _environment(result: Result) -> str:
+    found = result.environment
+    late = found.lateness
+    entries = [
+        ("date", _date(result)),
+        ("nfq_zerortt", found.version),
+        ("kernel", f"Linux {found.kernel}"),
+        ("Python", found.python),
+        ("CPUs", f"{found.cpus}, load average before the runs {found.load:.2f}"),
+        ("WAN", f"round trip {result.rtt_ms:g} ms by {found.wan} on servernic, no loss, no limit"),
+    ]
+    if late is not None:
+        entries.append(
+            (
+                "its own lateness",
+                f"{late.median_ms:.2f} ms median, {late.p95_ms:.2f} p95, {late.p99_ms:.2f} p99, "
+                f"{late.max_ms:.2f} max",
+            )
+        )
+    entries.append(("TCP", f"congestion control {found.congestion_control}, MTU 1500"))
+    service = result.hold.service
+    if service is not None and service.synack_latency_us is not None:
+        entries.append(
+            (
+                "spoofed SYN-ACK",
+                f"{service.synack_latency_us / 1000:.2f} ms (median) after the SYN was read from "
+                f"the queue, in {service.flows_spoofed} flows (the service's own log)",
+            )
+        )
+    for run in result.runs:
+        captured = sum(count.captured for count in run.captures.values())
+        dropped = sum(count.dropped for count in run.captures.values())
+        entries.append(
+            (
+                f"captured, {run.way}",
+                f"{captured} packets on {len(run.captures)} interfaces of the four hosts, "
+                f"{dropped} dropped by the kernel",
+            )
+        )
+    return _definitions(entries)
+
+
+def _command(result: Result) -> str:
+    rtt = f"{result.rtt_ms:g}ms"
+    return shlex.join(("nfq-zerortt", "demo", "--rtt", rtt, "--report", "demo-report.html"))
+
+
+def _panels(figures: Iterable[str]) -> str:
+    return f'<div class="panels">{"".join(figures)}</div>'
+
+
+def _list(entries: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(entry)}</li>" for entry in entries) + "</ul>"
+
+
+def _definitions(entries: Iterable[tuple[str, str]]) -> str:
+    return (
+        "<dl>"
+        + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in entries)
+        + "</dl>"
+    )

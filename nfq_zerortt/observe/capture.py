@@ -1,0 +1,159 @@
+"""Captures by tcpdump: started on an interface, stopped without loss, read by scapy.
+
+tcpdump and scapy share no code with the product, so what they show is a second opinion. Only
+headers are kept. The timestamps are the kernel's, with nanoseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
+from nfq_zerortt.observe.records import PacketRecord, Tap
+
+Spawn = Callable[..., "subprocess.Popen[Any]"]
+"""Starts a command where the interface is: called with argv and subprocess.Popen's keywords."""
+
+_SNAPLEN = 134  # Ethernet, IPv4 or IPv6, and TCP with all its options
+_BUFFER_KIB = 4096
+_START_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 10.0
+_PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureCounts:
+    """What tcpdump said at its end."""
+
+    captured: int
+    dropped: int
+    """Packets that the kernel could not hand over in time; the capture lacks them."""
+
+
+def require_tcpdump() -> None:
+    """Raise MissingFeatureError when tcpdump is not installed."""
+    if shutil.which("tcpdump", path=_PATH) is None:
+        raise MissingFeatureError("missing program tcpdump: apt-get install tcpdump")
+
+
+class Capture:
+    """A running tcpdump on one interface. ``filter`` is an expression of pcap-filter(7)."""
+
+    def __init__(self, tap: Tap, file: Path, filter_: str, spawn: Spawn) -> None:
+        """Start it and return once it captures.
+
+        Raises:
+            MissingFeatureError: tcpdump is not installed.
+            ZeroRttError: it does not start.
+        """
+        require_tcpdump()
+        self.tap = tap
+        self._file = file
+        argv: Sequence[str] = (
+            *("tcpdump", "-n", "-p", "-U", "--immediate-mode"),
+            *("--time-stamp-precision=nano", "-s", str(_SNAPLEN), "-B", str(_BUFFER_KIB)),
+            *("-i", tap.interface, "-w", "-", filter_),
+        )
+        # Through our own file descriptor, for tcpdump gives up its right to create files.
+        with file.open("wb") as out:
+            self._process = spawn(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        self._said = b""
+        try:
+            self._await_listening()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _await_listening(self) -> None:
+        stderr = self._stderr
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while b"listening on" not in self._said:
+            remaining = max(deadline - time.monotonic(), 0)
+            ready, _, _ = select.select([stderr], [], [], remaining)
+            part = os.read(stderr.fileno(), 4096) if ready else b""
+            if not part:
+                raise ZeroRttError(f"tcpdump on {self.tap} did not start: {self._last_words()}")
+            self._said += part
+
+    def stop(self) -> CaptureCounts:
+        """End it once it has written what it had; ZeroRttError when it had failed."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            _, said = self._process.communicate(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.abort()
+            raise ZeroRttError(f"tcpdump on {self.tap} did not end") from None
+        self._said += said
+        captured, dropped = self._count(b"captured"), self._count(b"dropped by kernel")
+        if self._process.returncode != 0 or captured is None or dropped is None:
+            raise ZeroRttError(f"tcpdump on {self.tap} failed: {self._last_words()}")
+        return CaptureCounts(captured, dropped)
+
+    def abort(self) -> None:
+        """End it at once, whatever is lost; does nothing when it has ended."""
+        self._process.kill()
+        self._process.communicate()
+
+    def read(self) -> list[PacketRecord]:
+        """Return the captured packets, in the order of the file."""
+        return list(read(self._file, self.tap))
+
+    @property
+    def _stderr(self) -> IO[bytes]:
+        stderr = self._process.stderr
+        assert stderr is not None
+        return stderr
+
+    def _count(self, what: bytes) -> int | None:
+        match = re.search(rb"(\d+) packets? " + what, self._said)
+        return int(match[1]) if match else None
+
+    def _last_words(self) -> str:
+        lines = [line.strip() for line in self._said.decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "it said nothing")
+
+
+def read(file: Path, tap: Tap) -> Iterator[PacketRecord]:
+    """Read the TCP packets of a pcap or pcapng file with scapy; others are left out."""
+    from scapy.layers.inet import IP, TCP  # noqa: PLC0415 - scapy takes long to load
+    from scapy.layers.inet6 import IPv6  # noqa: PLC0415
+    from scapy.utils import PcapReader  # noqa: PLC0415
+
+    with PcapReader(str(file)) as packets:
+        for packet in packets:
+            if TCP not in packet:
+                continue
+            segment = packet[TCP]
+            # From the lengths in the headers, for the captured bytes are cut off.
+            if IP in packet:
+                ip = packet[IP]
+                rest = ip.len - 4 * ip.ihl
+            else:
+                ip = packet[IPv6]
+                rest = 40 + ip.plen - (len(ip) - len(segment))
+            yield PacketRecord(
+                time_s=float(packet.time),
+                tap=tap,
+                source=(ip.src, segment.sport),
+                destination=(ip.dst, segment.dport),
+                flags=int(segment.flags),
+                seq=segment.seq,
+                ack=segment.ack,
+                payload_bytes=rest - 4 * segment.dataofs,
+            )

@@ -1,0 +1,237 @@
+"""Finding the same packet again: at both ends of a link, and on both sides of a host.
+
+On a link nothing changes a packet, so both ends must have seen the same numbers. A host in
+between may forward it, keep it for a while, drop it, make one of its own, or translate the
+server's numbers (a router with a spoofed SYN-ACK does). Numbers are therefore counted from the
+ISNs that were seen on that very link: relative numbers are equal on both sides of a
+translation, and the letter of the ISN says which one they are counted from.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nfq_zerortt.observe.records import Endpoint, PacketRecord, Tap, of_connection
+from nfq_zerortt.wire import flags as tcp
+from nfq_zerortt.wire import seqnum
+
+_SHOWN_FLAGS = tcp.SYN | tcp.FIN | tcp.RST
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Two neighbouring hosts and where packets between them were captured, client's side left."""
+
+    left: Tap
+    right: Tap
+
+
+Path = Sequence[Link]
+"""The links from the client to the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An ISN that numbers are counted from, and the letter that stands for it."""
+
+    letter: str
+    isn: int
+
+    def show(self, relative: int) -> str:
+        """Return a number as it is written: ``S``, ``S+1``."""
+        if not relative:
+            return self.letter
+        return f"{self.letter}{relative:+d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One packet's way over one link.
+
+    ``link`` counts from 0 at the client. ``sent_s`` or ``received_s`` is None when only the
+    other end of the link saw it. ``seq`` and ``ack`` are relative to ``seq_base`` and
+    ``ack_base``; ``ack_base`` is None for a packet without ACK.
+    """
+
+    link: int
+    to_server: bool
+    sent_s: float | None
+    received_s: float | None
+    flags: int
+    seq: int
+    ack: int
+    payload_bytes: int
+    seq_base: Base
+    ack_base: Base | None
+
+    @property
+    def start_s(self) -> float:
+        """When it was first seen, in seconds."""
+        time_s = self.sent_s if self.sent_s is not None else self.received_s
+        assert time_s is not None
+        return time_s
+
+    @property
+    def end_s(self) -> float:
+        """When it was last seen, in seconds."""
+        time_s = self.received_s if self.received_s is not None else self.sent_s
+        assert time_s is not None
+        return time_s
+
+    @property
+    def from_host(self) -> int:
+        """The number of the host that it leaves, from 0 at the client."""
+        return self.link if self.to_server else self.link + 1
+
+    @property
+    def to_host(self) -> int:
+        """The number of the host that it goes to."""
+        return self.link + 1 if self.to_server else self.link
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """All that was seen of a connection.
+
+    ``hops`` are in order of time. ``onward`` maps a hop to the one that carried the same
+    packet on from the next host (to several, where it was cut into smaller segments), as
+    indices into ``hops``. ``bases``: the client's ISN first, then the server's, one per letter.
+    """
+
+    hops: tuple[Hop, ...]
+    onward: dict[int, tuple[int, ...]]
+    bases: tuple[Base, ...]
+
+
+def trace(
+    records: Iterable[PacketRecord], path: Path, client: Endpoint, server: Endpoint
+) -> Passage:
+    """Follow every packet of one connection along the path."""
+    seen = of_connection(records, client, server)
+    client_base = Base("C", _isn(r for r in seen if r.is_syn) or 0)
+    server_bases = _server_bases(seen, path)
+    hops: list[Hop] = []
+    for number, (link, server_base) in enumerate(zip(path, server_bases, strict=True)):
+        up = _crossings(seen, client, (link.left, link.right))
+        down = _crossings(seen, server, (link.right, link.left))
+        hops += [_hop(crossing, number, True, client_base, server_base) for crossing in up]
+        hops += [_hop(crossing, number, False, server_base, client_base) for crossing in down]
+    # Of two that left at the same time, the one further along its way comes last.
+    hops.sort(key=lambda hop: (hop.start_s, hop.link if hop.to_server else -hop.link))
+    bases = {base.letter: base for base in (client_base, *reversed(server_bases))}
+    return Passage(tuple(hops), _onward(hops, len(path)), tuple(bases.values()))
+
+
+def _isn(records: Iterable[PacketRecord]) -> int | None:
+    """Return the number with which the first of these begins; None when there is none."""
+    return next((record.seq for record in records), None)
+
+
+def _server_bases(seen: Sequence[PacketRecord], path: Path) -> list[Base]:
+    """Return what the server's numbers are counted from on each link.
+
+    ``S`` is the ISN on the link nearest to the server; another one on the client's side was
+    fabricated on the way: ``F``, and ``F2`` and so on, if that happened more than once.
+    """
+    isns = [
+        _isn(r for r in seen if r.is_syn_ack and r.tap in (link.left, link.right)) for link in path
+    ]
+    real = next((isn for isn in reversed(isns) if isn is not None), 0)
+    letters = {real: "S"}
+    bases: list[Base] = []
+    for seen_isn in isns:
+        isn = real if seen_isn is None else seen_isn
+        if isn not in letters:
+            letters[isn] = "F" if len(letters) == 1 else f"F{len(letters)}"
+        bases.append(Base(letters[isn], isn))
+    return bases
+
+
+@dataclass(slots=True)
+class _Crossing:
+    """A packet and when it was seen at the end where it leaves and where it comes to."""
+
+    packet: PacketRecord
+    sent_s: float | None = None
+    received_s: float | None = None
+
+
+def _crossings(
+    seen: Iterable[PacketRecord], source: Endpoint, ends: tuple[Tap, Tap]
+) -> list[_Crossing]:
+    """Match what left one end of a link with what came to the other, in order."""
+    found: list[_Crossing] = []
+    on_the_way: dict[tuple[int, ...], deque[_Crossing]] = defaultdict(deque)
+    for record in seen:
+        if record.source != source or record.tap not in ends:
+            continue
+        key = (record.flags, record.seq, record.ack, record.payload_bytes)
+        if record.tap == ends[0]:
+            crossing = _Crossing(record, sent_s=record.time_s)
+            on_the_way[key].append(crossing)
+            found.append(crossing)
+        elif on_the_way[key]:
+            on_the_way[key].popleft().received_s = record.time_s
+        else:
+            found.append(_Crossing(record, received_s=record.time_s))
+    return found
+
+
+def _hop(crossing: _Crossing, link: int, to_server: bool, seq_base: Base, ack_base: Base) -> Hop:
+    packet = crossing.packet
+    with_ack = bool(packet.flags & tcp.ACK)
+    return Hop(
+        link=link,
+        to_server=to_server,
+        sent_s=crossing.sent_s,
+        received_s=crossing.received_s,
+        flags=packet.flags,
+        seq=seqnum.distance(seq_base.isn, packet.seq),
+        ack=seqnum.distance(ack_base.isn, packet.ack) if with_ack else 0,
+        payload_bytes=packet.payload_bytes,
+        seq_base=seq_base,
+        ack_base=ack_base if with_ack else None,
+    )
+
+
+def _onward(hops: Sequence[Hop], links: int) -> dict[int, tuple[int, ...]]:
+    """Match, at every host in between, what left it with what had come to it."""
+    onward: dict[int, list[int]] = defaultdict(list)
+    for to_server in (True, False):
+        for inner in range(1, links):
+            before, after = (inner - 1, inner) if to_server else (inner, inner - 1)
+            came = [i for i, h in enumerate(hops) if h.link == before and h.to_server == to_server]
+            left = [i for i, h in enumerate(hops) if h.link == after and h.to_server == to_server]
+            taken: set[int] = set()
+            for departure in left:
+                arrival = _origin(hops, came, taken, hops[departure])
+                if arrival is not None:
+                    onward[arrival].append(departure)
+                    if hops[arrival].payload_bytes == hops[departure].payload_bytes:
+                        taken.add(arrival)
+    return {arrival: tuple(departures) for arrival, departures in onward.items()}
+
+
+def _origin(hops: Sequence[Hop], came: Sequence[int], taken: set[int], left: Hop) -> int | None:
+    """Return which of the packets that came to a host it is that left it; None: its own."""
+    for arrival in came:
+        hop = hops[arrival]
+        if arrival not in taken and hop.end_s <= left.start_s and _carries(hop, left):
+            return arrival
+    return None
+
+
+def _carries(came: Hop, left: Hop) -> bool:
+    """Tell whether ``left`` is ``came`` forwarded, whole or cut into smaller segments."""
+    if came.payload_bytes and left.payload_bytes:
+        return came.seq <= left.seq and (
+            left.seq + left.payload_bytes <= came.seq + came.payload_bytes
+        )
+    return (came.flags & _SHOWN_FLAGS, came.seq, came.ack, came.payload_bytes) == (
+        left.flags & _SHOWN_FLAGS,
+        left.seq,
+        left.ack,
+        left.payload_bytes,
+    )

@@ -1,0 +1,293 @@
+"""The demonstration as a user runs it: real packets, real figures, real failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
+
+import pytest
+
+import nfq_zerortt
+from nfq_zerortt.testbed import state
+
+COMMAND = (sys.executable, "-m", "nfq_zerortt", "demo")
+AS_NOBODY = (
+    sys.executable,
+    "-c",
+    "import os; from nfq_zerortt.cli import main; "
+    "os.setgroups([]); os.setgid(65534); os.setuid(65534); main()",
+    "demo",
+)
+PACKAGE_PARENT = str(Path(nfq_zerortt.__file__).parents[1])
+FIGURES = ("connect_ms", "first_byte_sent_ms", "first_byte_at_server_ms", "first_byte_back_ms")
+SVG = "http://www.w3.org/2000/svg"
+
+
+@dataclass
+class Demo:
+    """A running demonstration, and a mark by which all that it starts is known."""
+
+    process: subprocess.Popen[str]
+    mark: str
+    directory: Path
+
+    @property
+    def stderr(self) -> IO[str]:
+        assert self.process.stderr is not None
+        return self.process.stderr
+
+    def wait_for(self, text: str) -> None:
+        """Read progress until a line contains the text."""
+        for line in self.stderr:
+            if text in line:
+                return
+        pytest.fail(f"it ended ({self.process.wait()}) before it said {text!r}")
+
+    def processes(self) -> dict[int, list[str]]:
+        """Return all processes that carry the mark, with their commands."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if self.mark.encode() in (entry / "environ").read_bytes():
+                        argv = (entry / "cmdline").read_bytes().decode().split("\0")
+                        found[int(entry.name)] = argv
+                except OSError:  # it has just ended
+                    continue
+        return found
+
+    def end(self, timeout_s: float = 60) -> tuple[int, str, str]:
+        """Wait for its end; return exit status, stdout, and what is left of stderr."""
+        stdout, stderr = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, stdout, stderr
+
+    def leftovers(self) -> list[str]:
+        """Return whatever is still there of it: namespaces, files, processes."""
+        name = f"demo-{self.process.pid}"
+        listed = subprocess.run(
+            ("ip", "netns", "list"), capture_output=True, text=True, check=True
+        ).stdout.split()
+        found = [entry for entry in listed if entry.startswith(f"{name}-")]
+        found += [str(file) for file in state.DIRECTORY.glob(f"{name}.*")]
+        found += [str(file) for file in self.directory.glob("nfq-zerortt-*")]
+        return found + [str(argv) for argv in self.processes().values()]
+
+
+def start(directory: Path, *arguments: str) -> Demo:
+    if os.geteuid() != 0:
+        pytest.fail("the demonstration needs root", pytrace=False)
+    mark = f"DEMO_OF_TEST={os.getpid()}-{time.monotonic_ns()}"
+    key, value = mark.split("=")
+    path = os.pathsep.join(p for p in (PACKAGE_PARENT, os.environ.get("PYTHONPATH")) if p)
+    process = subprocess.Popen(
+        (*COMMAND, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(directory), key: value},
+    )
+    return Demo(process, mark, directory)
+
+
+def test_it_shows_what_is_gained_and_what_is_not(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--rtt", "100ms", "--json", "--report", "report.html")
+    status, stdout, stderr = demo.end(timeout_s=120)
+    assert status == 0, stderr
+    found = json.loads(stdout)
+    assert found["ok"] is True
+    assert found["problems"] == []
+    rtt_ms = found["rtt_ms"]
+    assert rtt_ms == 100
+    for key in ("small", "thinking", "bulk"):
+        work = found["work"][key]
+        for way in ("direct", "hold"):
+            assert work[way]["connections"] == work["connections"]
+            assert work[way]["failed"] == 0
+            medians = [work[way][figure]["median"] for figure in FIGURES[1:]]
+            assert medians == sorted(medians)
+            for figure in FIGURES:
+                assert len(work[way][figure]["values"]) == work["connections"]
+                assert work[way][figure]["min"] <= work[way][figure]["median"]
+                assert work[way][figure]["median"] <= work[way][figure]["max"]
+        assert min(work["direct"]["connect_ms"]["values"]) >= rtt_ms
+        assert work["hold"]["connect_ms"]["median"] < rtt_ms / 2
+        # Nobody can deliver before the server's handshake is done: a round trip and a half.
+        for way in ("direct", "hold"):
+            assert min(work[way]["first_byte_at_server_ms"]["values"]) >= 1.5 * rtt_ms - 1
+            assert min(work[way]["first_byte_back_ms"]["values"]) >= 2 * rtt_ms - 1
+    # What is promised, with room for a busy machine.
+    gain = found["work"]["small"]["gain_ms"]
+    assert gain["connect_ms"] > 0.9 * rtt_ms
+    assert gain["first_byte_sent_ms"] > 0.9 * rtt_ms
+    assert gain["first_byte_at_server_ms"] < 0.25 * rtt_ms
+    assert gain["first_byte_back_ms"] < 0.25 * rtt_ms
+    assert found["work"]["thinking"]["gain_ms"]["first_byte_back_ms"] > 0.4 * rtt_ms
+    assert found["service"]["exit_status"] == 0
+    assert found["service"]["flows_spoofed"] == sum(
+        work["connections"] for work in found["work"].values()
+    )
+    for way in ("direct", "hold"):
+        taps = found["captures"][way]
+        assert {tap.split()[0] for tap in taps} == {"client", "clientnic", "servernic", "server"}
+        assert all(counts["dropped"] == 0 for counts in taps.values())
+    assert "through the service" in stderr
+    _check_report((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert demo.leftovers() == []
+
+
+def _check_report(report: str) -> None:
+    """Nothing from elsewhere, no script; all its parts; pictures that can be parsed."""
+    assert re.findall(r"https?:", report.replace(SVG, "")) == []
+    for foreign in ("<script", '<link rel="stylesheet', "@import", "url(", "src="):
+        assert foreign not in report
+    pictures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
+    assert len(pictures) == 3 + 2 + 2  # distributions, ladders, time-sequence plots
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+    for expected in (
+        "connect() returns",
+        "first byte sent",
+        "first byte at the server",
+        "first byte back",
+        "spoofed here",
+        "released",
+        "SHA-256 equal at both ends",
+        "nfq-zerortt demo --rtt 100ms",
+        nfq_zerortt.__version__,
+        os.uname().release,
+    ):
+        assert expected in report
+
+
+def test_terminal_output_fits_80_columns_and_a_killed_one_is_cleared_away(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "killed"
+    elsewhere.mkdir()
+    killed = start(elsewhere, "--rtt", "20ms")
+    killed.wait_for("connections direct")
+    killed.process.kill()
+    killed.end()
+    assert f"demo-{killed.process.pid}-client" in killed.leftovers()
+
+    demo = start(tmp_path, "--rtt", "20ms")
+    status, stdout, stderr = demo.end()
+    assert status == 0, stderr
+    assert max(len(line) for line in stdout.splitlines()) <= 80
+    for expected in ("connect() returns", "not gained", "spoofed here", "held", "released"):
+        assert expected in " ".join(stdout.split())
+    assert "All 46 connections complete" in stdout
+    for directory in elsewhere.iterdir():  # of its temporary files; all else has to be gone
+        shutil.rmtree(directory)
+    assert killed.leftovers() == []
+    assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(("phase", "way"), [("direct,", "direct"), ("through", "hold")])
+def test_a_server_that_dies_is_a_failure(tmp_path: Path, phase: str, way: str) -> None:
+    demo = start(tmp_path, "--rtt", "40ms", "--json", "--report", "report.html")
+    demo.wait_for(f"connections {phase}")
+    time.sleep(0.3)
+    servers = [pid for pid, argv in demo.processes().items() if "server.py" in " ".join(argv)]
+    assert len(servers) == 1
+    os.kill(servers[0], signal.SIGKILL)
+    status, stdout, stderr = demo.end()
+    assert status == 1
+    found = json.loads(stdout)
+    assert found["ok"] is False
+    assert all(problem.startswith(f"{way}: connection ") for problem in found["problems"])
+    failed = {key: work[way]["failed"] for key, work in found["work"].items()}
+    assert failed["bulk"] == found["work"]["bulk"]["connections"]
+    assert found["work"]["bulk"][way]["connect_ms"]["median"] is None
+    assert len(found["problems"]) == sum(failed.values())
+    assert f"FAILED {found['problems'][0]}" in stderr
+    assert "Traceback" not in stderr
+    assert 'class="bad"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert demo.leftovers() == []
+
+
+def test_a_service_that_dies_is_a_failure(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--rtt", "40ms")
+    demo.wait_for("connections through")
+    time.sleep(0.3)
+    services = [pid for pid, argv in demo.processes().items() if "--client-iface" in argv]
+    assert len(services) == 1
+    os.kill(services[0], signal.SIGKILL)
+    status, stdout, stderr = demo.end()
+    assert status == 1
+    assert "the service ended by itself" in " ".join(stdout.split())
+    assert "Traceback" not in stderr
+    assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "phase", "after_s", "expected"),
+    [
+        (signal.SIGINT, "bringing up", 0.1, 130),
+        (signal.SIGTERM, "connections direct", 0.2, 143),
+        (signal.SIGINT, "connections through", 0.2, 130),
+        (signal.SIGTERM, "taking", 0.0, 143),
+    ],
+)
+def test_interrupted_it_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals, phase: str, after_s: float, expected: int
+) -> None:
+    demo = start(tmp_path, "--rtt", "10ms")
+    demo.wait_for(phase)
+    time.sleep(after_s)
+    demo.process.send_signal(number)
+    time.sleep(0.05)
+    demo.process.send_signal(signal.SIGINT)  # an impatient user
+    status, _, stderr = demo.end(timeout_s=30)
+    assert status == expected
+    assert "Traceback" not in stderr
+    assert demo.leftovers() == []
+
+
+def run(*argv: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    search = os.pathsep.join(p for p in (PACKAGE_PARENT, os.environ.get("PYTHONPATH")) if p)
+    changed = {"PYTHONPATH": search} | ({} if path is None else {"PATH": path})
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=30, check=False, env=os.environ | changed
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--rtt", "fast"), "--rtt"),
+        (("--rtt", "11s"), "--rtt"),
+        (("--report", "/nowhere/report.html"), "/nowhere"),
+        (("--speed", "9"), "--speed"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = run(*COMMAND, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_without_root_it_says_so_at_once() -> None:
+    done = run(*AS_NOBODY)
+    assert done.returncode == 3
+    assert "root" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_tcpdump_it_names_the_package(tmp_path: Path) -> None:
+    if shutil.which("tcpdump", path="/usr/local/sbin:/usr/sbin:/sbin"):
+        pytest.skip("tcpdump is where PATH cannot hide it")
+    done = run(*COMMAND, path=str(tmp_path))
+    assert done.returncode == 3
+    assert done.stderr == "nfq-zerortt: missing program tcpdump: apt-get install tcpdump\n"

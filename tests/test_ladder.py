@@ -1,0 +1,255 @@
+"""The ladder and the time-sequence plot, from made-up packets at made-up times."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+
+from nfq_zerortt.observe import ladder, ladder_svg, timeseq
+from nfq_zerortt.observe.hops import Link, trace
+from nfq_zerortt.observe.ladder import Note
+from nfq_zerortt.observe.records import PacketRecord, Tap, data_of, of_connection
+from nfq_zerortt.wire import flags as tcp
+
+CLIENT, SERVER = ("10.0.1.2", 40000), ("10.0.3.2", 80)
+TAPS = (
+    Tap("client", "eth0"),
+    Tap("clientnic", "eth0"),
+    Tap("clientnic", "eth1"),
+    Tap("servernic", "eth1"),
+    Tap("servernic", "eth2"),
+    Tap("server", "eth2"),
+)
+PATH = tuple(Link(TAPS[number], TAPS[number + 1]) for number in (0, 2, 4))
+C, S, F = 4_294_967_290, 1000, 4_000_000_000  # the client's numbers wrap around on the way
+SYN, SYN_ACK = tcp.SYN, tcp.SYN | tcp.ACK
+ACK, PSH, FIN = tcp.ACK, tcp.PSH | tcp.ACK, tcp.FIN | tcp.ACK
+
+
+class Wire:
+    """Collects records: what was seen where, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.records: list[PacketRecord] = []
+
+    def seen(
+        self, taps: str, ms: float, flags: int, seq: int, ack: int = 0, length: int = 0
+    ) -> None:
+        """At the taps with these numbers, one 0.05 ms after the other; to the server if rising."""
+        places = [int(tap) for tap in taps]
+        up = places[-1] > places[0]
+        source, destination = (CLIENT, SERVER) if up else (SERVER, CLIENT)
+        for step, place in enumerate(places):
+            self.records.append(
+                PacketRecord(
+                    (ms + step * 0.05) / 1000,
+                    TAPS[place],
+                    source,
+                    destination,
+                    flags,
+                    seq % (1 << 32),
+                    ack % (1 << 32),
+                    length,
+                )
+            )
+
+    def layout(self) -> ladder.Layout:
+        return ladder.layout(self.records, PATH, CLIENT, SERVER, wan_host="servernic")
+
+    def draw(self, **options: int | bool) -> list[str]:
+        return ladder.draw(self.records, PATH, CLIENT, SERVER, wan_host="servernic", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def held() -> Wire:
+    """A connection through a spoofing clientnic; the WAN takes 50 ms each way."""
+    wire = Wire()
+    wire.seen("0123", 0, SYN, C)
+    wire.seen("10", 0.4, SYN_ACK, F, C + 1)
+    wire.seen("01", 0.6, PSH, C + 1, F + 1, 200)
+    wire.seen("45", 50, SYN, C)
+    wire.seen("54", 50.2, SYN_ACK, S, C + 1)
+    wire.seen("32", 100.2, SYN_ACK, S, C + 1)
+    wire.seen("23", 100.6, PSH, C + 1, S + 1, 200)
+    wire.seen("45", 150.6, PSH, C + 1, S + 1, 200)
+    wire.seen("54", 151, PSH, S + 1, C + 201, 1000)
+    wire.seen("32", 201, PSH, S + 1, C + 201, 1000)
+    wire.seen("10", 201.3, PSH, F + 1, C + 201, 1000)
+    wire.seen("01", 201.5, ACK, C + 201, F + 1001)
+    wire.seen("23", 201.8, ACK, C + 201, S + 1001)
+    wire.seen("45", 251.8, ACK, C + 201, S + 1001)
+    return wire
+
+
+def test_a_packet_passed_on_at_once_is_one_row_and_one_that_waits_is_two() -> None:
+    wire = Wire()
+    wire.seen("0123", 0, SYN, C)
+    wire.seen("45", 50, SYN, C)
+    rows = wire.layout().rows
+    assert [(row.time_ms, row.from_host, row.to_host) for row in rows] == [
+        (0, 0, 2),
+        (pytest.approx(50), 2, 3),
+    ]
+    # The wait is the WAN's own: nothing to be said about it.
+    assert [row.notes() for row in rows] == [[], []]
+
+
+def test_the_spoofed_part_is_told_apart(held: Wire) -> None:
+    diagram = held.layout()
+    notes = [(round(r.time_ms, 1), r.begin, r.end) for r in diagram.rows if r.begin or r.end]
+    assert notes == [
+        (0.4, Note.SPOOFED, None),
+        (0.6, None, Note.HELD),
+        (100.2, None, Note.STOPPED),
+        (100.6, Note.RELEASED, None),
+    ]
+    assert diagram.rows[2].waited_ms == pytest.approx(99.95)
+    assert [(base.letter, base.isn) for base in diagram.bases] == [("C", C), ("S", S), ("F", F)]
+    assert f"S - F = {(S - F) % 2**32} " in " ".join(diagram.legend())
+
+
+def test_the_same_packet_is_found_on_both_sides_of_the_translation(held: Wire) -> None:
+    answer = next(r for r in held.layout().rows if r.time_ms > 200)
+    assert [(hop.link, hop.seq_base.letter, hop.seq, hop.ack) for hop in answer.hops] == [
+        (1, "S", 1, 201),
+        (0, "F", 1, 201),
+    ]
+
+
+def test_drawing_at_80_columns(held: Wire) -> None:
+    lines = held.draw(width=80, ascii_only=True)
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].split() == ["ms", "client", "clientnic", "servernic", "server"]
+    by_time = {line.split()[0]: line for line in lines[1:] if line[0:7].strip()}
+    spoofed, kept = by_time["0.40"], by_time["0.60"]
+    assert "<= SYN-ACK F ack C+1 ==" in spoofed
+    assert "spoofed here" in spoofed
+    assert "PSH C+1:201 ack F+1" in kept
+    assert kept.rstrip("| ").endswith("# held 100.0 ms")
+    assert "ends here" in by_time["100.20"]
+    assert "released" in by_time["100.60"]
+    assert "PSH C+1:201 ack S+1" in by_time["100.60"]
+    # While it is held, clientnic's line says so, in the rows of others too.
+    column = spoofed.index("|", 9)
+    assert by_time["50.00"][column] == "#"
+    assert by_time["150.60"][column] == "|"
+
+
+def test_a_wider_drawing_says_more(held: Wire) -> None:
+    narrow, wide = "\n".join(held.draw(width=80)), "\n".join(held.draw(width=100))
+    assert "PSH F+1 ack C+201" in narrow
+    assert "PSH F+1:1001 ack C+201" in wide
+
+
+@pytest.mark.parametrize("room", range(30))
+def test_a_label_never_takes_more_room_than_there_is(held: Wire, room: int) -> None:
+    for hop in trace(held.records, PATH, CLIENT, SERVER).hops:
+        assert len(ladder.label(hop, room)) <= room
+
+
+def test_a_direct_connection_has_one_server_isn_and_no_notes() -> None:
+    wire = Wire()
+    wire.seen("012345", 0, SYN, C)
+    wire.seen("543210", 1, SYN_ACK, S, C + 1)
+    wire.seen("012345", 2, ACK, C + 1, S + 1)
+    diagram = wire.layout()
+    assert [base.letter for base in diagram.bases] == ["C", "S"]
+    assert [(r.from_host, r.to_host, r.notes()) for r in diagram.rows] == [
+        (0, 3, []),
+        (3, 0, []),
+        (0, 3, []),
+    ]
+
+
+def test_a_lost_packet_is_marked_and_its_repetition_is_a_row_of_its_own() -> None:
+    wire = Wire()
+    wire.records.append(PacketRecord(0, TAPS[0], CLIENT, SERVER, SYN, C, 0, 0))
+    wire.seen("45", 1000, SYN, C)
+    rows = wire.layout().rows
+    assert rows[0].end is Note.LOST
+    assert rows[1].begin is Note.MADE
+
+
+def test_what_the_wan_does_not_pass_on_is_lost() -> None:
+    wire = Wire()
+    wire.seen("0123", 0, SYN, C)
+    row = wire.layout().rows[0]
+    assert row.notes() == [(2, "lost")]
+
+
+def test_a_segment_cut_up_on_the_way_is_passed_on_not_made() -> None:
+    wire = Wire()
+    wire.seen("0123", 0, SYN, C)
+    wire.seen("01", 1, PSH, C + 1, S + 1, 2000)
+    wire.seen("23", 1.2, ACK, C + 1, S + 1, 1400)
+    wire.seen("23", 1.3, PSH, C + 1401, S + 1, 600)
+    assert [row.begin for row in wire.layout().rows] == [None] * 4
+
+
+def test_a_dropped_repetition_ends_and_does_not_take_the_first_ones_place() -> None:
+    wire = Wire()
+    wire.seen("0123", 0, SYN, C)
+    wire.seen("01", 1, PSH, C + 1, F + 1, 200)
+    wire.seen("01", 30, PSH, C + 1, F + 1, 200)
+    wire.seen("23", 100, PSH, C + 1, F + 1, 200)
+    ends = [(round(r.time_ms), r.end) for r in wire.layout().rows[1:]]
+    assert ends == [(1, Note.HELD), (30, Note.STOPPED), (100, Note.LOST)]
+
+
+def test_nothing_to_draw() -> None:
+    lines = ladder.draw([], PATH, CLIENT, SERVER)
+    assert len(lines) == 1
+
+
+def test_rows_are_in_order_of_time(held: Wire) -> None:
+    rows = held.layout().rows
+    assert all(one.time_ms <= other.time_ms for one, other in pairwise(rows))
+
+
+def test_records_of_other_connections_are_left_out(held: Wire) -> None:
+    other = ("10.0.1.2", 40001)
+    held.records.append(PacketRecord(0.05, TAPS[0], other, SERVER, SYN, 1, 0, 0))
+    assert all(
+        other not in (record.source, record.destination)
+        for record in of_connection(held.records, CLIENT, SERVER)
+    )
+
+
+def test_the_picture_is_well_formed_and_carries_the_same_numbers(held: Wire) -> None:
+    root = ElementTree.fromstring(ladder_svg.draw(held.layout(), "a <title> & more"))
+    texts = [element.text for element in root.iter("text")]
+    assert root.findtext("title") == "a <title> & more"
+    for expected in ("spoofed here", "held 100.0 ms", "ends here", "F+1 ack C+201", "PSH 200 B"):
+        assert expected in texts
+
+
+def test_positions_in_the_stream_are_the_same_on_both_sides(held: Wire) -> None:
+    for tap in (TAPS[0], TAPS[5]):
+        up = data_of(held.records, tap, CLIENT, SERVER)
+        down = data_of(held.records, tap, SERVER, CLIENT)
+        assert [(s.start, s.end) for s in up] == [(0, 200)]
+        assert [(s.start, s.end) for s in down] == [(0, 1000)]
+
+
+def test_time_sequence_tells_new_from_repeated() -> None:
+    wire = Wire()
+    wire.records.append(PacketRecord(0, TAPS[0], CLIENT, SERVER, SYN, C, 0, 0))
+    for ms, start in ((1, 0), (2, 100), (3, 0), (4, 200)):
+        record = PacketRecord(
+            ms / 1000, TAPS[0], CLIENT, SERVER, PSH, (C + 1 + start) % 2**32, S, 100
+        )
+        wire.records.append(record)
+    found = timeseq.series(wire.records, TAPS[0], CLIENT, SERVER, 0.0)
+    assert [(p.time_ms, p.end) for p in found.points] == [(1, 100), (2, 200), (4, 300)]
+    assert [(p.time_ms, p.end) for p in found.repeats] == [(3, 100)]
+    curve = timeseq.Curve("request", "direct", "a", found)
+    root = ElementTree.fromstring(timeseq.draw([curve], "at the client", 5.0))
+    assert len(list(root.iter("circle"))) == 1
+    assert "request" in [element.text for element in root.iter("text")]
+
+
+def test_a_plot_without_data_is_a_plot_still() -> None:
+    curve = timeseq.Curve("request", "direct", "a", timeseq.Series((), ()))
+    ElementTree.fromstring(timeseq.draw([curve], "at the client", 5.0))
