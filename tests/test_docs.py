@@ -18,6 +18,8 @@ import pytest
 from nfq_zerortt import config as settings
 from nfq_zerortt.cli import cli
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.endings import RESET_BY
+from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
 from nfq_zerortt.core.negotiation import reason_to_bypass
 from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.observe.events import LEVELS
@@ -172,7 +174,7 @@ def test_every_field_of_an_event_is_documented_and_no_other() -> None:
 
 def reasons_in_the_code() -> set[str]:
     """Return every reason that the core gives for what it does, as far as it is a plain text."""
-    found = {Replace(b"").reason}
+    found = {Replace(b"").reason, SPOOFED_SYN_ACK, *(reason for _, reason in RESET_BY.values())}
     for call in calls(*(PACKAGE / "core").rglob("*.py")):
         name, words = name_of(call), {word.arg: word.value for word in call.keywords}
         values: list[ast.expr] = []
@@ -182,7 +184,7 @@ def reasons_in_the_code() -> set[str]:
             values = call.args[1:2]
         elif name == Send.__name__:
             values = call.args[2:3]
-        elif name in {"_ended", "_close", "_reset", "_pass"}:
+        elif name in {"close", "abandon", "_pass"}:
             values = call.args[1:]
         elif name == "report" and "reason" in words:
             values = [words["reason"]]

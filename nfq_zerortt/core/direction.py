@@ -21,6 +21,7 @@ from nfq_zerortt.wire.view import TCP_HEADER
 
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
+_MOST_AHEAD = 1 << 30  # the largest window there can be (RFC 7323, section 2.3)
 _FIXED = struct.Struct(">IIHHHH")  # seq, ack, offset and flags, window, checksum, urgent
 _STAMPED = struct.Struct(">IIHHHHIII")  # the same, then NOP NOP TIMESTAMPS, TSval, TSecr
 _UINT32 = struct.Struct(">I")
@@ -39,7 +40,8 @@ class Direction:
         strip_timestamps, strip_sack: the option was promised to the sender but not granted
             by the receiver: it is replaced with no-operations.
         next_seq: the highest sequence number that the sender has used, plus one.
-        last_ack: the acknowledgement number of the sender's latest segment.
+        last_ack: the highest acknowledgement number that the sender has sent.
+        window: the window field of its latest segment, as it sent it.
         octets: data bytes sent, repetitions not counted.
         segments: how many segments were translated.
     """
@@ -55,6 +57,7 @@ class Direction:
         "strip_timestamps",
         "tsecr_shift",
         "tsval_shift",
+        "window",
         "window_shift",
     )
 
@@ -68,22 +71,32 @@ class Direction:
         self.strip_sack = False
         self.next_seq = next_seq
         self.last_ack = 0
+        self.window = 0
         self.octets = 0
         self.segments = 0
 
     def note(self, seq: int, length: int, ack: int) -> None:
-        """Take in how far the sender has come: ``length`` data bytes at ``seq``."""
-        self.last_ack = ack
+        """Take in how far the sender has come: ``length`` data bytes at ``seq``.
+
+        Numbers only go forward: a segment may be overtaken by a later one.
+        """
+        if ((ack - self.last_ack) & _MASK) < _HALF:
+            self.last_ack = ack
         if length:
             ahead = (seq + length - self.next_seq) & _MASK
-            if ahead and ahead < _HALF:
+            if ahead and ahead < _MOST_AHEAD:
                 self.next_seq = (seq + length) & _MASK
                 self.octets += ahead
 
     def note_fin(self, end_seq: int) -> None:
-        """Take in a FIN: it uses one sequence number, and is no data."""
-        if ((end_seq - self.next_seq) & _MASK) < _HALF:
+        """Take in a FIN: it uses one sequence number, and is no data.
+
+        Data that it has overtaken is counted with it.
+        """
+        ahead = (end_seq - self.next_seq) & _MASK
+        if ahead and ahead < _HALF:
             self.next_seq = end_seq
+            self.octets += ahead - 1
 
     def translate(self, raw: bytes, tcp: int) -> bytes:
         """Return the packet as the other end must see it.
@@ -105,7 +118,7 @@ class Direction:
 
     def observe(self, raw: bytes, tcp: int) -> None:
         """Take in how far a segment brings the sender, and change nothing."""
-        seq, ack, offset_flags, _, _, _ = _FIXED.unpack_from(raw, tcp + 4)
+        seq, ack, offset_flags, self.window, _, _ = _FIXED.unpack_from(raw, tcp + 4)
         header = (offset_flags >> 12) * 4
         self.note(seq, len(raw) - tcp - header, ack if offset_flags & ACK else self.last_ack)
 
@@ -114,11 +127,13 @@ class Direction:
         seq, ack, offset_flags, window, checksum, urgent, prefix, tsval, tsecr = (
             _STAMPED.unpack_from(raw, tcp + 4)
         )
+        self.window = window
+        if ((ack - self.last_ack) & _MASK) < _HALF:
+            self.last_ack = ack
         length = len(raw) - tcp - 32
-        self.last_ack = ack
-        if length:
+        if length:  # as in note(), without the call
             ahead = (seq + length - self.next_seq) & _MASK
-            if ahead and ahead < _HALF:
+            if ahead and ahead < _MOST_AHEAD:
                 self.next_seq = (seq + length) & _MASK
                 self.octets += ahead
         new_seq = (seq + self.seq_shift) & _MASK
@@ -154,6 +169,7 @@ class Direction:
         seq, ack, offset_flags, window, checksum, urgent = _FIXED.unpack_from(raw, tcp + 4)
         header = (offset_flags >> 12) * 4
         has_ack = bool(offset_flags & ACK)
+        self.window = window
         self.note(seq, len(raw) - tcp - header, ack if has_ack else self.last_ack)
         new_seq = (seq + self.seq_shift) & _MASK
         new_ack = (ack + self.ack_shift) & _MASK if has_ack else ack

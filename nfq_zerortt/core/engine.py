@@ -2,36 +2,39 @@
 
 :meth:`Engine.packet` first tries the short way: a plain segment of an
 established flow is translated and done. Everything else goes by the flow's
-state. Whatever is not understood passes untouched, with a reason.
+state: :mod:`~nfq_zerortt.core.opening` before both handshakes are complete,
+:mod:`~nfq_zerortt.core.stream` afterwards. Whatever is not understood passes
+untouched, with a reason.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
 from collections.abc import Iterator
 
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
-from nfq_zerortt.core.flow import Flow, Path, flow_name
-from nfq_zerortt.core.handshake import Handshake, answers_syn, report
+from nfq_zerortt.core.endings import CLOSING_TIMEOUT_S, Endings
+from nfq_zerortt.core.flow import Flow, flow_name
+from nfq_zerortt.core.handshake import Handshake, report
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.negotiation import reason_to_bypass
+from nfq_zerortt.core.opening import Opening
+from nfq_zerortt.core.passing import Passing
 from nfq_zerortt.core.states import ENDED, HALF_OPEN, TRANSLATING, Event, State
 from nfq_zerortt.core.strategies import Strategy, by_name
+from nfq_zerortt.core.stream import Stream
 from nfq_zerortt.core.table import FlowTable
-from nfq_zerortt.wire.errors import NotTcpError, WireError
+from nfq_zerortt.wire.errors import CutOffError, NotTcpError, WireError
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN, names
-from nfq_zerortt.wire.seqnum import add, within
+from nfq_zerortt.wire.seqnum import add
 from nfq_zerortt.wire.view import SegmentView, look
 
 _IPV4 = struct.Struct(">BxHxxHxB")  # version and header length, total length, fragment, protocol
 _FRAGMENT = 0x3FFF
 _NOT_PLAIN = SYN | FIN | RST
-_PASSING_REMEMBERED = 65536
-_FORWARDED_TIMEOUT_S = 130.0  # longer than Linux repeats a SYN
 _OBSERVED = (Accept("observed"),)
 
 
@@ -51,10 +54,10 @@ class Engine:
         self.memory = Memory()
         self.draining = False
         self._numbers = InitialNumbers(secret)
-        self.configure(strategy, limits)
+        self._passing = Passing()
         self._count = 0
-        self._passing: OrderedDict[bytes, int | None] = OrderedDict()
         self._paths = self.table.paths
+        self.configure(strategy, limits)
 
     def configure(self, strategy: str, limits: Limits) -> None:
         """Set the strategy of new flows, and the bounds of all.
@@ -63,8 +66,29 @@ class Engine:
             ValueError: there is no such strategy.
         """
         self.limits = limits
-        self._moves = Handshake(limits, self.table, self._numbers, self.memory)
-        self._strategy = by_name(strategy, self._moves)
+        moves = Handshake(limits, self.table, self._numbers, self.memory)
+        self._strategies: dict[str, Strategy] = {}
+        self._moves = moves
+        self._strategy = by_name(strategy, moves)
+        self._endings = Endings(limits, self.table)
+        self._stream = Stream(moves, self._endings, self._first_packet)
+        self._opening = Opening(
+            limits=limits,
+            table=self.table,
+            memory=self.memory,
+            moves=moves,
+            endings=self._endings,
+            stream=self._stream,
+            strategy_of=self._strategy_of,
+            first_packet=self._first_packet,
+        )
+
+    def _strategy_of(self, flow: Flow) -> Strategy:
+        """The strategy that the flow began with, whatever new flows get since."""
+        name = flow.strategy
+        if name not in self._strategies:
+            self._strategies[name] = by_name(name, self._moves)
+        return self._strategies[name]
 
     # --- packets --------------------------------------------------------------------------
 
@@ -108,33 +132,47 @@ class Engine:
             view = look(raw)
         except NotTcpError as error:
             return [Accept(str(error))]
+        except CutOffError:
+            return self._cut_off(raw)
         except WireError as error:
             reason = f"malformed: {error}"
             return [Accept(reason), Report("packet.malformed", 0, "", {"reason": reason})]
         path = self._paths.get(view.flow_key)
         if path is None:
-            return self._stranger(view, side, now)
+            return self._first_packet(view, side, now)
         flow = path.flow
         flow.last_seen = now
         if flow.state in TRANSLATING:
-            return self._translating(path, view, now)
+            return self._stream.carry(path, view, now)
         if path.side is Side.CLIENT:
-            return self._opening_client(flow, view, side, now)
-        return self._opening_server(flow, view, now)
+            return self._opening.from_client(flow, view, now)
+        return self._opening.from_server(flow, view, now)
+
+    def _cut_off(self, raw: bytes) -> Actions:
+        """Let a packet pass that is longer than what the queue hands out of it.
+
+        Of a translated flow it would arrive with numbers that mean nothing; there, the MSS
+        keeps it from being sent.
+        """
+        path = self._paths.get(raw[12:24] if raw[0] == 0x45 else raw[8:44])
+        if path is None or path.flow.observed:
+            return [Accept("too_long")]
+        reason = "malformed: too long for the queue"
+        return [Drop("too_long"), Report("packet.malformed", 0, "", {"reason": reason})]
 
     # --- packets of no known flow ---------------------------------------------------------
 
-    def _stranger(self, view: SegmentView, side: Side, now: float) -> Actions:
-        if view.flags & SYN and not view.flags & ACK:
-            if self._passing.get(view.flow_key, -1) == view.seq:
-                return [Accept("bypassed")]  # again a SYN that was let pass before
-            reason = self._reason_to_bypass(view, side)
-            if reason is None:
-                return self._new_flow(view, now)
-            return self._pass(view, reason, view.seq)
-        if view.flow_key in self._passing:
+    def _first_packet(self, view: SegmentView, side: Side, now: float) -> Actions:
+        """Begin a flow with a client's SYN; let everything else pass."""
+        if self._passing.knows(view, now):
+            # Also a SYN: again the one that was let pass, or a stranger's guess.
             return [Accept("bypassed")]
-        return self._pass(view, "mid_stream", None)
+        if not view.flags & SYN or view.flags & ACK:
+            return self._pass(view, "mid_stream", now)
+        reason = self._reason_to_bypass(view, side)
+        if reason is not None:
+            return self._pass(view, reason, now)
+        return self._new_flow(view, now)
 
     def _reason_to_bypass(self, view: SegmentView, side: Side) -> str | None:
         if side is not Side.CLIENT:
@@ -165,32 +203,20 @@ class Engine:
         ended = self.table.oldest_ended()
         if ended is None:
             return False
-        self._forget(ended)
+        self._endings.forget(ended)
         return True
 
-    def _pass(self, view: SegmentView, reason: str, isn: int | None) -> Actions:
-        """Let a flow pass untouched from now on, and say so once."""
-        self._passing[view.flow_key] = isn
-        self._passing.move_to_end(view.flow_key)
-        answers = view.dst + view.src + view.raw[view.tcp + 2 : view.tcp + 4]
-        self._passing.setdefault(answers + view.raw[view.tcp : view.tcp + 2], None)
-        while len(self._passing) > _PASSING_REMEMBERED:
-            self._passing.popitem(last=False)
+    def _pass(self, view: SegmentView, reason: str, now: float) -> Actions:
+        """Let a connection pass untouched from now on, and say so once."""
+        self._passing.add(view, now)
         self._count += 1
         said = Report("flow.bypassed", self._count, flow_name(view), {"reason": reason})
         return [Accept(reason), said]
 
-    def _strategy_of(self, flow: Flow) -> Strategy:
-        """The strategy that the flow began with, whatever new flows get since."""
-        return by_name(flow.strategy, self._moves)
-
     def _new_flow(self, syn: SegmentView, now: float) -> Actions:
         self._count += 1
         flow = Flow(self._count, syn, self._strategy.name, now)
-        self._passing.pop(flow.client_key, None)
-        self._passing.pop(flow.server_key, None)
         self.table.add(flow)
-        self.table.set_timer(flow, now + _FORWARDED_TIMEOUT_S, now)
         received = report(
             flow,
             "flow.syn_received",
@@ -199,247 +225,16 @@ class Engine:
         )
         return [received, *self._strategy.on_syn(flow, syn, now)]
 
-    # --- before both handshakes are complete ----------------------------------------------
+    def withdraw(self, syn: bytes, now: float) -> Actions:
+        """Let a SYN pass untouched after all: the SYN-ACK for it could not be sent.
 
-    def _opening_client(self, flow: Flow, view: SegmentView, side: Side, now: float) -> Actions:
-        flags = view.flags
-        if flags & SYN and not flags & ACK:
-            return self._syn_again(flow, view, side, now)
-        if flow.observed:
-            if flow.state is State.ANSWERED and flags & ACK and not flags & RST:
-                return self._complete(flow, view, now)
-            if flags & RST:
-                return [Accept("observed"), *self._close(flow, Event.CLIENT_RST, "client_reset")]
-            return self._strategy_of(flow).on_early(flow, view, now)
-        if flags & RST:
-            return self._opening_client_reset(flow, view, now)
-        if not flags & ACK or flags & SYN:
-            return [Drop("no_ack")]
-        if flow.state is State.ABORTED:
-            return [Drop("aborted")]
-        if view.ack != add(flow.isn_spoofed, 1):
-            return [Drop("unexpected_ack")]
-        if flow.state is State.ANSWERED:
-            return self._complete(flow, view, now)
-        if flow.state is State.SPOOFED:
-            flow.apply(Event.CLIENT_ACK)
-            self.table.set_timer(flow, flow.syn_sent_at + self._retry_after(flow), now)
-        return self._strategy_of(flow).on_early(flow, view, now)
-
-    def _syn_again(self, flow: Flow, view: SegmentView, side: Side, now: float) -> Actions:
-        same = view.seq == flow.isn_client
-        if flow.observed:
-            if same:
-                return [Accept("observed")]
-            flow.apply(Event.NEW_SYN)
-            self._forget(flow)
-            return self._stranger(view, side, now)
-        if flow.state is State.ABORTED:
-            flow.apply(Event.NEW_SYN)
-            self._forget(flow)
-            return self._stranger(view, side, now)
-        if not same:
-            # Perhaps a client that started anew, perhaps a stranger's guess: the real one
-            # answers this with a RST whose number only it can know (RFC 5961, section 4.2).
-            assert flow.offer is not None
-            challenge = packets.challenge_ack(flow, flow.offer)
-            return [Drop("syn_challenged"), Send(Side.CLIENT, challenge, "challenge_ack")]
-        if flow.state is State.HOLDING:
-            return [Drop("syn_repeated")]
-        try:
-            return [Drop("syn_repeated"), *self._moves.repeat_syn_ack(flow, view)]
-        except WireError:
-            return [Drop("malformed_options")]
-
-    def _opening_client_reset(self, flow: Flow, view: SegmentView, now: float) -> Actions:
-        if view.seq not in (flow.held.start, flow.held.end):
-            return [Drop("reset_out_of_window")]
-        if flow.state is State.ANSWERED:
-            data = packets.reset_server(flow, view.seq)
-            return [
-                Drop("reset"),
-                Send(Side.SERVER, data, "reset"),
-                *self._reset(flow, Event.CLIENT_RST, "client_reset", now),
-            ]
-        if flow.state is State.ABORTED:
-            return [Drop("reset_again")]
-        flow.apply(Event.CLIENT_RST)
-        self._moves.forget_held(flow)
-        self.table.set_timer(flow, now + self._patience(), now)
-        return [Drop("reset"), report(flow, "flow.reset", reason="client_reset", by="client")]
-
-    def _complete(self, flow: Flow, view: SegmentView, now: float) -> Actions:
-        """The client's ACK was the last thing missing."""
-        flow.third_ack = view
-        flow.apply(Event.CLIENT_ACK)
-        return [
-            *self._moves.established(flow, now),
-            *self._translating(flow.from_client, view, now),
-        ]
-
-    def _opening_server(self, flow: Flow, view: SegmentView, now: float) -> Actions:
-        flags = view.flags
-        answer = bool(flags & ACK) and answers_syn(flow, view)
-        if flow.observed:
-            return self._observed_server(flow, view, answer, now)
-        if flags & RST:
-            return self._opening_server_reset(flow, view, answer, now)
-        if not flags & ACK:
-            return [Drop("simultaneous_open")]
-        if not answer:
-            # A remnant of an earlier connection on this 4-tuple: what the client would do
-            # (RFC 9293, section 3.10.7.3). Our timer repeats the SYN.
-            reset = packets.reset_server(flow, view.ack)
-            return [Drop("unacceptable_ack"), Send(Side.SERVER, reset, "unacceptable_ack")]
-        if not flags & SYN:
-            return [Drop("ahead_of_syn_ack")]
-        if flow.state is State.ANSWERED:
-            return [Drop("syn_ack_repeated")]
-        if flow.state is State.ABORTED:
-            reset = packets.reset_server(flow, view.ack)
-            return [
-                Drop("aborted"),
-                Send(Side.SERVER, reset, "client_aborted"),
-                *self._close(flow, Event.SERVER_SYN_ACK, "client_reset"),
-            ]
-        try:
-            return self._strategy_of(flow).on_syn_ack(flow, view, now)
-        except WireError:
-            return [Drop("malformed_options")]
-
-    def _opening_server_reset(
-        self, flow: Flow, view: SegmentView, answer: bool, now: float
-    ) -> Actions:
-        if flow.state is State.ANSWERED:
-            if flow.isn_server is None or view.seq != add(flow.isn_server, 1):
-                return [Drop("reset_out_of_window")]
-            data = flow.to_client.translate(view.raw[: view.end], view.tcp)
-            ended = self._reset(flow, Event.SERVER_RST, "server_reset", now)
-            return [Replace(data, "reset"), *ended]
-        if not answer:
-            return [Drop("reset_out_of_window")]
-        if flow.state is State.ABORTED:
-            return [Drop("reset"), *self._close(flow, Event.SERVER_RST, "client_reset")]
-        data = packets.reset_client(flow)
-        return [
-            Drop("refused"),
-            Send(Side.CLIENT, data, "refused"),
-            report(flow, "flow.reset", reason="refused", by="server"),
-            *self._close(flow, Event.SERVER_RST, "refused"),
-        ]
-
-    def _observed_server(self, flow: Flow, view: SegmentView, answer: bool, now: float) -> Actions:
-        if view.flags & RST and answer:
-            return [
-                Accept("observed"),
-                report(flow, "flow.reset", reason="refused", by="server"),
-                *self._close(flow, Event.SERVER_RST, "refused"),
-            ]
-        if view.flags & SYN and answer and flow.state is State.FORWARDED:
-            try:
-                return self._strategy_of(flow).on_syn_ack(flow, view, now)
-            except WireError:
-                return [Accept("malformed_options")]
-        return [Accept("observed")]
-
-    # --- afterwards -----------------------------------------------------------------------
-
-    def _translating(self, path: Path, view: SegmentView, now: float) -> Actions:
-        flow, flags = path.flow, view.flags
-        if flags & SYN:
-            return self._late_syn(path, view, now)
-        from_client = path.side is Side.CLIENT
-        if from_client and flow.quiet_until and self._needless(flow, view, now):
-            return [Drop("spurious_retransmission")]
-        actions = self._carry(path, view)
-        if flags & FIN:
-            flow.note_fin(path.side, view.end_seq)
-        if flags & RST and self._is_valid_reset(flow, view, from_client):
-            if flow.state not in ENDED:
-                event = Event.CLIENT_RST if from_client else Event.SERVER_RST
-                by = "client" if from_client else "server"
-                actions += self._reset(flow, event, f"{by}_reset", now)
-        elif flow.state is State.CLOSING and flow.fins_acknowledged():
-            flow.apply(Event.FINS_ACKED)
-            self.table.changed(flow)
-            self.table.set_timer(flow, now + self.limits.time_wait_s, now)
-            actions += self._ended(flow)
-        return actions
-
-    def _carry(self, path: Path, view: SegmentView) -> list[Action]:
-        """Translate and pass on, with what goes along."""
-        flow = path.flow
-        if flow.observed:
-            path.direction.observe(view.raw[: view.end], view.tcp)
-            return [Accept("observed")]
-        if path.side is Side.CLIENT:
-            pieces = self._moves.to_server(flow, view)
-            if len(pieces) == 1:
-                return [Replace(pieces[0])]
-            return [Drop("split"), *(Send(Side.SERVER, piece, "split") for piece in pieces)]
-        data = path.direction.translate(view.raw[: view.end], view.tcp)
-        actions: list[Action] = [Replace(data)]
-        if flow.duplicates and view.flags & ACK and not view.flags & RST and not view.fragment:
-            blocks = flow.duplicates.acknowledged(view.ack)
-            if blocks and flow.offer is not None and flow.offer.sack_permitted:
-                actions += [
-                    Send(Side.CLIENT, packets.duplicate_sack(data, *block), "duplicate_sack")
-                    for block in blocks
-                ]
-            flow.choose_path()
-        return actions
-
-    def _needless(self, flow: Flow, view: SegmentView, now: float) -> bool:
-        """Tell whether the client repeats early data whose ACK cannot be here yet."""
-        if now >= flow.quiet_until:
-            flow.quiet_until = 0.0
-            flow.choose_path()
-            return False
-        start, end = flow.held.start, flow.early_end
-        if not view.sequence_length or view.flags & RST:
-            return False
-        if not (within(view.seq, start, end) and within(view.end_seq, start, end)):
-            return False
-        flow.duplicates.add(view.seq, view.end_seq)
-        flow.choose_path()
-        return True
-
-    def _late_syn(self, path: Path, view: SegmentView, now: float) -> Actions:
-        flow, flags = path.flow, view.flags
-        if flags & ACK and path.side is Side.SERVER:
-            if view.seq == flow.isn_server and not flow.observed:
-                # Our ACK was lost. The client knows nothing of this SYN-ACK.
-                again = flow.third_ack
-                if again is None:
-                    return [Drop("syn_ack_repeated")]
-                data = flow.to_server.translate(again.raw[: again.end], again.tcp)
-                return [Drop("syn_ack_repeated"), Send(Side.SERVER, data, "ack_repeated")]
-            if view.seq == flow.isn_server:
-                return [Accept("observed")]
-            if not answers_syn(flow, view):
-                # The server answers a new SYN that went through in the middle of a flow that
-                # only we still knew: the new connection is not ours.
-                return [Accept("new_connection"), *self._abandon(flow)]
-            return [Drop("syn_ack_with_other_isn")]
-        if not flags & ACK and path.side is Side.CLIENT and flow.state in ENDED:
-            flow.apply(Event.NEW_SYN)
-            self._forget(flow)
-            return self._stranger(view, path.side, now)
-        if flow.observed:
-            return [Accept("observed")]
-        # A SYN in mid-stream: the other end challenges it (RFC 5961, section 4.2).
-        return [Replace(path.direction.translate(view.raw[: view.end], view.tcp))]
-
-    def _is_valid_reset(self, flow: Flow, view: SegmentView, from_client: bool) -> bool:
-        """Tell whether the other end will believe a RST, as far as that can be known here.
-
-        Between what it has acknowledged and what was sent (RFC 5961, section 3.2). A flow
-        that a stranger's lucky guess marks as reset is still translated while it lives.
+        ``syn`` is the packet whose actions are being carried out; its flow is forgotten.
         """
-        if from_client:
-            return within(view.seq, flow.to_client.last_ack, flow.to_server.next_seq)
-        acknowledged = add(flow.to_server.last_ack, flow.shift)
-        return within(view.seq, acknowledged, flow.to_client.next_seq)
+        view = look(syn)
+        path = self._paths.get(view.flow_key)
+        if path is not None:
+            self._endings.forget(path.flow)
+        return self._pass(view, "syn_ack_not_sent", now)
 
     def find(self, raw: bytes) -> Flow | None:
         """Return the flow that a packet belongs to, or None."""
@@ -448,46 +243,6 @@ class Engine:
         except WireError:
             return None
         return path.flow if path is not None else None
-
-    # --- the end --------------------------------------------------------------------------
-
-    def _reset(self, flow: Flow, event: Event, reason: str, now: float) -> list[Action]:
-        flow.apply(event)
-        self.table.changed(flow)
-        self.table.set_timer(flow, now + self.limits.reset_linger_s, now)
-        by = reason.removesuffix("_reset")
-        return [report(flow, "flow.reset", reason=reason, by=by), *self._ended(flow)]
-
-    def _close(self, flow: Flow, event: Event, reason: str) -> list[Action]:
-        flow.apply(event)
-        actions = self._ended(flow, reason)
-        self._forget(flow)
-        return actions
-
-    def _abandon(self, flow: Flow) -> list[Action]:
-        actions = self._ended(flow, "superseded")
-        self._forget(flow)
-        return actions
-
-    def _forget(self, flow: Flow) -> None:
-        self._moves.forget_held(flow)
-        self.table.remove(flow)
-
-    def _ended(self, flow: Flow, reason: str = "") -> list[Action]:
-        if flow.ended:
-            return []
-        flow.ended = True
-        to_server, to_client = flow.to_server, flow.to_client
-        fields: dict[str, object] = {
-            "duration_ms": round((flow.last_seen - flow.created) * 1000, 3),
-            "bytes_to_server": to_server.octets,
-            "bytes_to_client": to_client.octets,
-            "segments_rewritten": to_server.segments + to_client.segments,
-            "retransmissions_suppressed": flow.duplicates.count,
-        }
-        if reason:
-            fields["reason"] = reason
-        return [report(flow, "flow.closed", **fields)]
 
     # --- time -----------------------------------------------------------------------------
 
@@ -499,41 +254,25 @@ class Engine:
         """Do what is due. The result holds no verdict."""
         actions: list[Action] = []
         for flow in self.table.due(now):
-            actions += self._due(flow, now)
+            if flow.state in HALF_OPEN:
+                actions += self._opening.due(flow, now)
+            else:
+                actions += self._idle(flow, now)
         return actions
 
-    def _due(self, flow: Flow, now: float) -> Iterator[Action]:
-        state = flow.state
-        if state is State.HOLDING:
-            if flow.attempts <= self.limits.syn_retries:
-                yield from self._moves.repeat_syn(flow, now)
-                self.table.set_timer(flow, now + self._retry_after(flow), now)
-                return
-            yield Send(Side.CLIENT, packets.reset_client(flow), "no_answer")
-            yield report(flow, "flow.reset", reason="no_answer", by="clientnic")
-            yield from self._close(flow, Event.TIMEOUT, "no_answer")
-            return
+    def _idle(self, flow: Flow, now: float) -> list[Action]:
+        """Forget a flow that has been silent for as long as its state allows."""
         linger = {
             State.TIME_WAIT: self.limits.time_wait_s,
             State.RESET: self.limits.reset_linger_s,
-        }.get(state, self.limits.idle_timeout_s)
-        if state not in HALF_OPEN and flow.last_seen + linger > now:
+            State.CLOSING: CLOSING_TIMEOUT_S,
+        }.get(flow.state, self.limits.idle_timeout_s)
+        if flow.last_seen + linger > now:
             self.table.set_timer(flow, flow.last_seen + linger, now)
-            return
-        if state is State.ANSWERED and not flow.observed:
-            reset = packets.reset_server(flow, flow.held.start)
-            yield Send(Side.SERVER, reset, "client_silent")
-        yield from self._close(flow, Event.TIMEOUT, "timeout")
+            return []
+        return self._endings.close(flow, Event.TIMEOUT, "timeout")
 
-    def _retry_after(self, flow: Flow) -> float:
-        """Seconds from the latest SYN to the next; doubles each time (RFC 6298, 5.5)."""
-        known = self.memory.recall(flow.server, flow.last_seen)
-        first = max(self.limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
-        return float(first * 2 ** (flow.attempts - 1))
-
-    def _patience(self) -> float:
-        """How long a server may take to answer a SYN whose client is gone."""
-        return float(self.limits.syn_retry_ms / 1000 * 2**self.limits.syn_retries)
+    # --- the end of the service -----------------------------------------------------------
 
     def has_live_flows(self) -> bool:
         """Tell whether a connection depends on us that has not come to its end."""
@@ -545,8 +284,7 @@ class Engine:
         for flow in list(self.table):
             if not flow.observed and flow.state not in ENDED:
                 actions += self._shut_down(flow)
-            actions += self._ended(flow, "service_stopped")
-            self._forget(flow)
+            actions += self._endings.abandon(flow, "service_stopped")
         return actions
 
     def _shut_down(self, flow: Flow) -> Iterator[Action]:

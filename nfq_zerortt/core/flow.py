@@ -10,7 +10,7 @@ from nfq_zerortt.core.held import Duplicates, Held
 from nfq_zerortt.core.negotiation import Offer
 from nfq_zerortt.core.states import ENDED, TRANSLATING, Event, State, after
 from nfq_zerortt.wire.options import OptionSet
-from nfq_zerortt.wire.seqnum import add, distance
+from nfq_zerortt.wire.seqnum import add, distance, within
 from nfq_zerortt.wire.view import SegmentView
 
 _UNLIMITED = 1 << 16
@@ -50,7 +50,10 @@ class Flow:
         syn: the SYN as the server gets it; ``attempts`` counts how often it was sent.
         third_ack: the client's first acknowledgement, as it sent it.
         early_end: the sequence number behind the early data.
+        later_isn: the ISN of a SYN that the client sent in mid-stream, if it did.
+        syn_acks: how often the spoofed SYN-ACK was sent.
         quiet_until: until then the server's acknowledgement of early data cannot be here.
+        client_scale, server_scale: the window scales that either side uses towards the other.
         client_fin_end, server_fin_end: the sequence number behind each FIN, in its own space.
     """
 
@@ -60,6 +63,7 @@ class Flow:
         "client_fin_end",
         "client_key",
         "client_options",
+        "client_scale",
         "created",
         "deadline",
         "duplicates",
@@ -73,6 +77,7 @@ class Flow:
         "isn_server",
         "isn_spoofed",
         "last_seen",
+        "later_isn",
         "name",
         "number",
         "observed",
@@ -83,9 +88,11 @@ class Flow:
         "server_fin_end",
         "server_key",
         "server_rtt",
+        "server_scale",
         "state",
         "strategy",
         "syn",
+        "syn_acks",
         "syn_sent_at",
         "third_ack",
         "tsval_spoofed",
@@ -119,6 +126,8 @@ class Flow:
         self.held = Held(add(syn.seq, 1))
         self.held_since: float | None = None
         self.duplicates = Duplicates()
+        self.later_isn: int | None = None
+        self.syn_acks = 0
         self.early_end = self.held.start
         self.quiet_until = 0.0
         self.client_fin_end: int | None = None
@@ -128,6 +137,7 @@ class Flow:
         self.syn_sent_at = now
         self.last_seen = now
         self.server_rtt = 0.0
+        self.client_scale = self.server_scale = 0
         self.deadline = now
         self.scheduled: float | None = None
         self.from_client = Path(self, Side.CLIENT, Direction(self.held.start))
@@ -166,7 +176,7 @@ class Flow:
         """Decide whether plain segments need translation only; call after any change."""
         plain = self.state in TRANSLATING and self.state is not State.CLOSING
         self.from_client.fast = plain and not self.quiet_until
-        self.from_server.fast = plain and not self.duplicates
+        self.from_server.fast = plain and not self.duplicates and not self.quiet_until
 
     def note_fin(self, side: Side, end_seq: int) -> None:
         """Take in a FIN that ``side`` sent; ``end_seq`` is the number behind it."""
@@ -180,6 +190,26 @@ class Flow:
             self.to_client.note_fin(end_seq)
         if first and self.state not in ENDED:
             self.apply(Event.CLIENT_FIN if side is Side.CLIENT else Event.SERVER_FIN)
+
+    def note_scales(self, granted: OptionSet) -> None:
+        """Take in the window scales: in force only if both sides have named one (RFC 7323, 2.2)."""
+        asked = self.client_options.window_scale
+        if asked is not None and granted.window_scale is not None:
+            self.client_scale, self.server_scale = asked, granted.window_scale
+
+    def in_window(self, side: Side, number: int) -> bool:
+        """Tell whether the receiver of what ``side`` sends would look at that number.
+
+        From what it has acknowledged to the end of its window (RFC 9293, section 3.10.7.4;
+        a FIN comes one behind). A stranger has to guess that; and a flow that a lucky guess
+        marks as ended is still translated while it lives.
+        """
+        if side is Side.CLIENT:
+            start, window = self.to_client.last_ack, self.to_client.window << self.server_scale
+        else:
+            start = add(self.to_server.last_ack, self.shift)
+            window = self.to_server.window << self.client_scale
+        return within(number, start, add(start, window + 1))
 
     def fins_acknowledged(self) -> bool:
         """Tell whether each side has acknowledged the other's FIN."""

@@ -11,14 +11,21 @@ from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Action, Drop, Replace, Report, Send, Side
 from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.held import cost_of
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
-from nfq_zerortt.core.negotiation import learned_from, make_offer, settle
+from nfq_zerortt.core.negotiation import learned_from, make_offer, mss_of, settle
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.wire.flags import FIN
-from nfq_zerortt.wire.seqnum import add, distance, within
+from nfq_zerortt.wire.seqnum import add, distance
 from nfq_zerortt.wire.view import TCP_HEADER, SegmentView
+
+SPOOFED_SYN_ACK = "spoofed_syn_ack"
+"""The reason of the Send on which everything rests: if it fails, the SYN must go on untouched."""
+_FORWARDED_TIMEOUT_S = 130.0  # Linux repeats a SYN for 127 s
+_QUIET_ROUND_TRIPS = 1.25
+_LONGEST_ROUND_TRIP_S = 3.0
 
 
 def report(flow: Flow, event: str, **fields: object) -> Report:
@@ -42,20 +49,34 @@ class Handshake:
     def spoof_syn_ack(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
         """Answer the client's SYN in the server's name."""
         known = self._memory.recall(flow.server, now)
-        flow.offer = make_offer(flow.client_options, known, flow.ipv6)
+        flow.offer = make_offer(flow.client_options, known, now, ipv6=flow.ipv6)
         flow.isn_spoofed, flow.tsval_spoofed = self._numbers.draw(flow.client_key, now)
         flow.apply(Event.SYN_ACK_SPOOFED)
-        self._table.set_timer(flow, now + self._limits.half_open_timeout_s, now)
-        return self.repeat_syn_ack(flow, syn)
+        actions = self.send_syn_ack(flow, syn)
+        again = min(self.syn_ack_wait(flow), self._limits.half_open_timeout_s)
+        self._table.set_timer(flow, now + again, now)
+        return actions
 
-    def repeat_syn_ack(self, flow: Flow, syn: SegmentView) -> list[Action]:
-        """Send the same SYN-ACK again, for a SYN that came again."""
-        assert flow.offer is not None
-        stamps = syn.options.timestamps
-        data = packets.syn_ack(flow, flow.offer, stamps[0] if stamps else 0)
+    def send_syn_ack(self, flow: Flow, syn: SegmentView) -> list[Action]:
+        """Send the SYN-ACK for a SYN, the first one or the same again."""
+        stamps = syn.readable_options.timestamps
+        return self._send_syn_ack(flow, stamps[0] if stamps else 0)
+
+    def repeat_syn_ack(self, flow: Flow) -> list[Action]:
+        """Send the same SYN-ACK again, unasked: the client has not acknowledged it."""
+        stamps = flow.client_options.timestamps
+        return self._send_syn_ack(flow, stamps[0] if stamps else 0)
+
+    def syn_ack_wait(self, flow: Flow) -> float:
+        """Seconds until the SYN-ACK is to be repeated: 1, 2, 4, … (RFC 6298, 2.1 and 5.5)."""
+        return float(2 ** (flow.syn_acks - 1))
+
+    def _send_syn_ack(self, flow: Flow, tsecr: int) -> list[Action]:
         offered = flow.offer
+        assert offered is not None
+        flow.syn_acks += 1
         return [
-            Send(Side.CLIENT, data, "spoofed_syn_ack"),
+            Send(Side.CLIENT, packets.syn_ack(flow, offered, tsecr), SPOOFED_SYN_ACK),
             report(
                 flow,
                 "flow.synack_spoofed",
@@ -86,13 +107,17 @@ class Handshake:
     def repeat_syn(self, flow: Flow, now: float) -> list[Action]:
         """Send the SYN to the server again: the handshake is ours, the client is past it."""
         flow.attempts += 1
-        flow.syn_sent_at = now  # the round trip is rather measured too short than too long
+        flow.syn_sent_at = now
         return [
             Send(Side.SERVER, flow.syn, "syn_repeated"),
             report(
                 flow, "flow.syn_forwarded", attempt=flow.attempts, fast_open="none", data_bytes=0
             ),
         ]
+
+    def await_answer(self, flow: Flow, now: float) -> None:
+        """Wait for the answer to a SYN that went on untouched, for as long as it is repeated."""
+        self._table.set_timer(flow, now + _FORWARDED_TIMEOUT_S, now)
 
     # --- early data -----------------------------------------------------------------------
 
@@ -105,36 +130,31 @@ class Handshake:
         if flow.held.covers(view):
             flow.duplicates.add(view.seq, view.end_seq)
             return [Drop("spurious_retransmission")]
-        size = view.payload_length
-        if not within(
-            view.end_seq, flow.held.start, add(flow.held.start, self._limits.held_bytes_per_flow)
-        ) or (
-            flow.held.octets + size > self._limits.held_bytes_per_flow
-            or self._table.held_octets + size > self._limits.held_bytes_total
+        cost = cost_of(view)
+        limits = self._limits
+        if (
+            flow.held.is_full
+            or flow.held.cost + cost > limits.held_bytes_per_flow
+            or self._table.held_cost + cost > limits.held_bytes_total
+            or distance(flow.held.start, view.end_seq) > limits.held_bytes_per_flow
         ):
             return [Drop("hold_is_full")]  # not taken: the client will repeat it
         flow.held.add(view)
-        self._table.held_octets += size
+        self._table.held_cost += cost
         if flow.held_since is not None:
             return [Drop("held")]
         flow.held_since = now
         return [
             Drop("held"),
-            report(flow, "flow.data_held", segments=1, bytes=size, held_ms=0.0),
+            report(flow, "flow.data_held", segments=1, bytes=view.payload_length, held_ms=0.0),
         ]
-
-    def forget_held(self, flow: Flow) -> None:
-        """Give up early data: there is nobody to send it to, or for."""
-        self._table.held_octets -= flow.held.octets
-        for _ in flow.held.release():
-            pass
 
     def release(self, flow: Flow, now: float) -> list[Action]:
         """Send what was held, the bare third ACK first where no data does its work."""
         segments, size = len(flow.held), flow.held.octets
-        self._table.held_octets -= size
+        self._table.held_cost -= flow.held.cost
         flow.early_end = flow.held.contiguous_end()
-        views = list(flow.held.release())
+        views = flow.held.release()
         if flow.third_ack is not None and not flow.third_ack.sequence_length:
             views.insert(0, flow.third_ack)
         actions: list[Action] = []
@@ -144,7 +164,9 @@ class Handshake:
             if view.flags & FIN:
                 flow.note_fin(Side.CLIENT, view.end_seq)
         if segments:
-            flow.quiet_until = now + flow.server_rtt
+            # From the latest SYN: if that was not the one answered, the time is too short, and
+            # a repetition crosses the WAN in vain; too long, and a needed one would not.
+            flow.quiet_until = now + _QUIET_ROUND_TRIPS * (now - flow.syn_sent_at)
             flow.choose_path()
             since = now if flow.held_since is None else flow.held_since
             actions.append(
@@ -164,22 +186,23 @@ class Handshake:
         data = path.direction.translate(view.raw[: view.end], view.tcp)
         if view.end <= path.max_packet or view.fragment:
             return [data]
-        return list(packets.split(data, path.max_packet - view.tcp - TCP_HEADER))
+        return packets.split(data, path.max_packet - view.tcp - TCP_HEADER)
 
     # --- the server's answer --------------------------------------------------------------
 
     def capture_syn_ack(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
         """Take the real numbers and options from the server's SYN-ACK, and drop it."""
         assert flow.offer is not None
-        granted = view.options
+        granted = view.readable_options
         flow.isn_server = view.seq
-        flow.server_rtt = now - flow.syn_sent_at
+        flow.server_rtt = now - flow.created
         delta = add(flow.isn_server, -flow.isn_spoofed)
         to_server, to_client = flow.to_server, flow.to_client
         to_server.ack_shift = delta
         to_client.seq_shift = -delta
         to_client.next_seq = add(view.seq, 1)
         to_client.last_ack = view.ack
+        to_server.last_ack = add(flow.isn_spoofed, 1)
         if flow.offer.timestamps and granted.timestamps is not None:
             # The client echoes the spoofed timestamp in its early segments. Shifted, that is
             # the very value of the SYN-ACK; a server with SYN cookies reads its options back
@@ -187,15 +210,15 @@ class Handshake:
             tau = add(granted.timestamps[0], -flow.tsval_spoofed)
             to_server.tsecr_shift = tau
             to_client.tsval_shift = -tau
-        mss = settle(flow.offer, flow.client_options, granted, to_server, to_client)
+        settle(flow.offer, flow.client_options, granted, to_server, to_client)
+        flow.note_scales(granted)
+        to_client.window = view.window >> flow.server_scale  # never scaled in a SYN-ACK
+        mss = mss_of(granted, ipv6=flow.ipv6)
         if mss < flow.offer.mss:
             flow.from_client.max_packet = (40 if flow.ipv6 else 20) + TCP_HEADER + mss
-        if flow.attempts == 1:  # otherwise it is not known which SYN was answered (Karn)
-            known = self._memory.recall(flow.server, now)
-            self._memory.learn(
-                flow.server,
-                learned_from(flow.offer, view, flow.server_rtt, now, known),
-            )
+        known = self._memory.recall(flow.server, now)
+        rtt = min(flow.server_rtt, _LONGEST_ROUND_TRIP_S)
+        self._memory.learn(flow.server, learned_from(flow.offer, view, rtt, now, known))
         flow.apply(Event.SERVER_SYN_ACK)
         self._table.changed(flow)
         return [
@@ -211,7 +234,7 @@ class Handshake:
             isn_server=view.seq,
             delta=delta,
             server_rtt_ms=round(flow.server_rtt * 1000, 3),
-            options=view.options.describe(),
+            options=view.readable_options.describe(),
             fast_open="none",
         )
 

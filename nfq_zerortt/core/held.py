@@ -10,25 +10,35 @@ take it for loss and shrink its window; :class:`Duplicates` keeps the account.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
 
 from nfq_zerortt.wire.seqnum import distance
 from nfq_zerortt.wire.view import SegmentView
 
 _MAX_DUPLICATES = 32
+_MAX_SEGMENTS = 256
+_COST_OF_ONE = 512
+"""What a held segment costs beside its bytes, roughly: segments of one byte are bounded, too."""
+
+
+def cost_of(view: SegmentView) -> int:
+    """Return what holding a segment costs, bytes of memory."""
+    return len(view.raw) + _COST_OF_ONE
 
 
 class Held:
     """The held segments of one flow, each the whole packet as it came from the client."""
 
-    __slots__ = ("_end", "_segments", "octets", "start")
+    __slots__ = ("_end", "_order", "_segments", "cost", "octets", "start")
 
     def __init__(self, start: int) -> None:
         """``start``: the sequence number behind the client's SYN."""
         self.start = start
         self.octets = 0
+        self.cost = 0
         self._end = start
-        self._segments: list[tuple[int, SegmentView]] = []
+        self._order = 0
+        self._segments: list[tuple[int, int, SegmentView]] = []
 
     def __len__(self) -> int:
         return len(self._segments)
@@ -37,6 +47,11 @@ class Held:
     def end(self) -> int:
         """The sequence number behind the last held byte or FIN."""
         return self._end
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many segments as can be."""
+        return len(self._segments) >= _MAX_SEGMENTS
 
     def contiguous_end(self) -> int:
         """The sequence number up to which nothing is missing."""
@@ -49,25 +64,27 @@ class Held:
 
     def _reach(self, position: int) -> int:
         """How far the held segments go without a gap from ``position``, relative to start."""
-        for first, held in sorted(self._segments, key=lambda item: item[0]):
-            if first <= position:
-                position = max(position, first + held.sequence_length)
+        for first, _, held in self._segments:
+            if first > position:
+                break
+            position = max(position, first + held.sequence_length)
         return position
 
     def add(self, view: SegmentView) -> None:
         """Keep a segment."""
-        self._segments.append((distance(self.start, view.seq), view))
+        self._order += 1
+        bisect.insort(self._segments, (distance(self.start, view.seq), self._order, view))
         self.octets += view.payload_length
+        self.cost += cost_of(view)
         if distance(self._end, view.end_seq) > 0:
             self._end = view.end_seq
 
-    def release(self) -> Iterator[SegmentView]:
+    def release(self) -> list[SegmentView]:
         """Give the segments back in the order of their numbers, and forget them."""
-        segments = sorted(self._segments, key=lambda item: item[0])
+        views = [view for _, _, view in self._segments]
         self._segments = []
-        self.octets = 0
-        for _, view in segments:
-            yield view
+        self.octets = self.cost = 0
+        return views
 
 
 class Duplicates:

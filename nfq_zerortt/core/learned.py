@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _KEEP_S = 3600.0
@@ -17,15 +18,15 @@ class Server:
         mss: the segment size that it asked for, bytes.
         window: its first window field, in bytes (never scaled in a SYN-ACK).
         window_scale: its shift; None if it was not asked for one.
-        denied: option kinds that it was asked for and did not grant.
-        rtt: seconds from the SYN to the SYN-ACK.
+        denied: option kinds that it was asked for and did not grant, each with the time.
+        rtt: seconds from the first SYN to the SYN-ACK: never less than the round trip.
         learned_at: when, in the core's time.
     """
 
     mss: int
     window: int
     window_scale: int | None
-    denied: frozenset[int]
+    denied: Mapping[int, float]
     rtt: float
     learned_at: float
 

@@ -20,11 +20,14 @@ from nfq_zerortt.wire.view import SegmentView
 DEFAULT_MSS = 1440
 """Leaves room for timestamps and a Fast Open option in 1500 bytes, and suits most paths."""
 IPV6_MSS = 1420
-MIN_MSS = 536
-"""What a host that sends no MSS option takes over IPv4 (RFC 9293, section 3.7.1)."""
+DEFAULT_IPV4_MSS = 536
+DEFAULT_IPV6_MSS = 1220
+_LEAST_MSS = 48
 MAX_MSS = 3840
 """A packet must fit into the 4 kB that the queue's library reads at once."""
-DEFAULT_WINDOW_SCALE = 7
+_WINDOW_SCALES = (7, 10)
+"""Smaller, and a window could not grow; larger, and small windows are rounded away."""
+_DENIED_S = 60.0
 DEFAULT_WINDOW = 64_240
 """What Linux servers offer at first; the client may not be promised more."""
 
@@ -69,19 +72,24 @@ class Offer:
         return tuple(chosen)
 
 
-def make_offer(client: OptionSet, known: Server | None, ipv6: bool) -> Offer:
+def make_offer(client: OptionSet, known: Server | None, now: float, *, ipv6: bool) -> Offer:
     """Decide what the client is promised, from its own SYN and the server's last SYN-ACK."""
-    denied = known.denied if known else frozenset[int]()
+    denied = (
+        {kind for kind, since in known.denied.items() if now - since < _DENIED_S}
+        if (known)
+        else set()
+    )
     scale = known.window_scale if known else None
+    low, high = _WINDOW_SCALES
     return Offer(
         mss=min(known.mss, MAX_MSS) if known else IPV6_MSS if ipv6 else DEFAULT_MSS,
         window=(known.window if known else 0) or DEFAULT_WINDOW,
         window_scale=(
             None
             if client.window_scale is None or opt.WINDOW_SCALE in denied
-            else DEFAULT_WINDOW_SCALE
+            else low
             if scale is None
-            else scale
+            else max(low, min(scale, high))
         ),
         sack_permitted=client.sack_permitted and opt.SACK_PERMITTED not in denied,
         timestamps=client.timestamps is not None and opt.TIMESTAMPS not in denied,
@@ -93,34 +101,42 @@ def learned_from(
 ) -> Server:
     """Return what a SYN-ACK shows of the server that was asked for what ``offer`` promises.
 
-    What was not asked for this time (because it had been denied before) stays denied.
-
-    Raises:
-        WireError: the SYN-ACK's options are malformed.
+    What was not asked for this time, because it had been denied before, keeps its date: a
+    denial is believed for a while only. A server under load that sends SYN cookies denies
+    what it grants otherwise.
     """
-    server = syn_ack.options
+    server = syn_ack.readable_options
     asked = {
         opt.WINDOW_SCALE: (offer.window_scale is not None, server.window_scale is not None),
         opt.SACK_PERMITTED: (offer.sack_permitted, server.sack_permitted),
         opt.TIMESTAMPS: (offer.timestamps, server.timestamps is not None),
     }
-    before = known.denied if known else frozenset[int]()
-    denied = {
-        kind
-        for kind, (was_asked, granted) in asked.items()
-        if (not granted if was_asked else kind in before)
-    }
+    denied = dict(known.denied) if known else {}
+    for kind, (was_asked, granted) in asked.items():
+        if was_asked:
+            denied.pop(kind, None)
+            if not granted:
+                denied[kind] = now
     scale = server.window_scale
     if scale is None and known is not None:
         scale = known.window_scale
     return Server(
-        mss=server.mss or MIN_MSS,
+        mss=mss_of(server, ipv6=len(syn_ack.src) == 16),
         window=syn_ack.window,
         window_scale=scale,
-        denied=frozenset(denied),
+        denied=denied,
         rtt=rtt,
         learned_at=now,
     )
+
+
+def mss_of(options: OptionSet, *, ipv6: bool) -> int:
+    """Return the segment size that a host asks for; the protocol's default if it names none.
+
+    RFC 9293, section 3.7.1. Like Linux, nothing under 48 bytes is believed.
+    """
+    default = DEFAULT_IPV6_MSS if ipv6 else DEFAULT_IPV4_MSS
+    return max(options.mss or default, _LEAST_MSS)
 
 
 def whitelisted(data: bytes, offer: Offer) -> bytes:
@@ -151,11 +167,8 @@ def whitelisted(data: bytes, offer: Offer) -> bytes:
 
 def settle(
     offer: Offer, client: OptionSet, server: OptionSet, to_server: Direction, to_client: Direction
-) -> int:
-    """Set window scales and strippings from what was promised and what the server granted.
-
-    Returns the most payload and option bytes that one segment to the server may have: its MSS.
-    """
+) -> None:
+    """Set window scales and strippings from what was promised and what the server granted."""
     if offer.window_scale is not None:
         if server.window_scale is None:
             # The server takes the client's field as it stands, and means its own that way
@@ -166,4 +179,3 @@ def settle(
             to_client.window_shift = server.window_scale - offer.window_scale
     to_server.strip_timestamps = offer.timestamps and server.timestamps is None
     to_server.strip_sack = offer.sack_permitted and not server.sack_permitted
-    return server.mss or MIN_MSS

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.negotiation import Offer, whitelisted
 from nfq_zerortt.wire import options as opt
-from nfq_zerortt.wire.checksum import updated
-from nfq_zerortt.wire.flags import ACK, ECN, FIN, PSH, RST, SYN
+from nfq_zerortt.wire.checksum import tcp_checksum, updated
+from nfq_zerortt.wire.errors import WireError
+from nfq_zerortt.wire.flags import ACK, ECN, FIN, PSH, RST, SYN, URG
 from nfq_zerortt.wire.segment import Segment
 from nfq_zerortt.wire.seqnum import add
-from nfq_zerortt.wire.view import TCP_HEADER, SegmentView
+from nfq_zerortt.wire.view import TCP_HEADER, SegmentView, look
 
 
 def _split_endpoint(endpoint: bytes) -> tuple[bytes, int]:
@@ -51,14 +51,14 @@ def syn_ack(flow: Flow, offer: Offer, tsecr: int) -> bytes:
     )
 
 
-def challenge_ack(flow: Flow, offer: Offer) -> bytes:
+def challenge_ack(flow: Flow) -> bytes:
     """Build the answer to a SYN or RST whose number may be a stranger's guess (RFC 5961)."""
     return to_client(
         flow,
         seq=add(flow.isn_spoofed, 1),
         ack=flow.held.end,
         flags=ACK,
-        window=offer.window,
+        window=flow.offer.window if flow.offer else 0,
     )
 
 
@@ -120,19 +120,42 @@ def duplicate_sack(acknowledgement: bytes, start: int, end: int) -> bytes:
     ).emit()
 
 
-def split(packet: bytes, limit: int) -> Iterator[bytes]:
+def split(packet: bytes, limit: int) -> list[bytes]:
     """Cut a segment into several with at most ``limit`` bytes of options and data each.
 
     The client was promised a larger MSS than the server has (RFC 9293, section 3.7.1: the
-    MSS counts data and options). FIN and PSH go with the last piece.
+    MSS counts data and options). FIN and PSH go with the last piece. What cannot be cut, for
+    a wrong checksum above all, is returned as it is: the pieces would have a right one.
     """
-    whole = Segment.parse(packet)
-    room = max(limit - len(opt.emit(whole.options)), 1)
-    for position in range(0, len(whole.payload), room):
-        last = position + room >= len(whole.payload)
-        yield replace(
-            whole,
-            seq=add(whole.seq, position),
-            payload=whole.payload[position : position + room],
-            flags=whole.flags if last else whole.flags & ~(FIN | PSH),
-        ).emit()
+    try:
+        whole = Segment.parse(packet)
+    except WireError:
+        return [packet]
+    view = look(packet)
+    room = limit - (view.payload_at - view.tcp - TCP_HEADER)
+    if room <= 0 or len(whole.payload) <= room or not is_intact(view):
+        return [packet]
+    return [
+        _piece(whole, position, whole.payload[position : position + room])
+        for position in range(0, len(whole.payload), room)
+    ]
+
+
+def _piece(whole: Segment, position: int, payload: bytes) -> bytes:
+    flags = whole.flags
+    if position + len(payload) < len(whole.payload):
+        flags &= ~(FIN | PSH)
+    urgent = whole.urgent - position  # relative to the segment (RFC 9293, section 3.1)
+    if not flags & URG or urgent <= 0:
+        flags &= ~URG
+        urgent = 0
+    return replace(
+        whole, seq=add(whole.seq, position), payload=payload, flags=flags, urgent=urgent
+    ).emit()
+
+
+def is_intact(view: SegmentView) -> bool:
+    """Tell whether the TCP checksum of a packet is right."""
+    segment = bytearray(view.raw[view.tcp : view.end])
+    segment[16:18] = bytes(2)
+    return tcp_checksum(view.src, view.dst, bytes(segment)) == view.checksum % 0xFFFF

@@ -19,12 +19,12 @@ class FlowTable:
     """All flows of one engine.
 
     ``paths`` maps the key that a packet carries to the direction that it belongs to; the
-    packet path reads it directly.
+    packet path reads it directly. ``held_cost`` is what all held segments cost, bytes.
     """
 
     def __init__(self) -> None:
         self.paths: dict[bytes, Path] = {}
-        self.held_octets = 0
+        self.held_cost = 0
         self._timers: list[tuple[float, int, Flow]] = []
         self._order = itertools.count()
         self._half_open: set[Flow] = set()
@@ -63,6 +63,9 @@ class FlowTable:
         self._half_open.discard(flow)
         self._ended.pop(flow, None)
         if self.paths.get(flow.client_key) is flow.from_client:
+            for path in (flow.from_client, flow.from_server):
+                # Flow and path point at each other; left so, they would wait for the collector.
+                del path.flow
             del self.paths[flow.client_key]
             del self.paths[flow.server_key]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from nfq_zerortt.wire.errors import WireError
 
@@ -43,8 +44,10 @@ Option = tuple[int, bytes]
 Options = tuple[Option, ...]
 
 
-def parse(data: bytes) -> Options:
+def parse(data: bytes, *, strict: bool = True) -> Options:
     """Split the option bytes of a TCP header.
+
+    Where not ``strict``, what follows the first malformed option is left out, as Linux does.
 
     Whatever stands behind an End of Option List is kept as that option's data, so that
     :func:`emit` is exact.
@@ -63,11 +66,11 @@ def parse(data: bytes) -> Options:
         if kind == END:
             options.append((END, data[position + 1 :]))
             break
-        if position + 1 >= end:
-            raise WireError("option without a length")
-        length = data[position + 1]
+        length = data[position + 1] if position + 1 < end else 0
         if length < 2 or position + length > end:
-            raise WireError(f"option {kind} with length {length}")
+            if strict:
+                raise WireError(f"option {kind} with length {length}")
+            break
         options.append((kind, data[position + 2 : position + length]))
         position += length
     return tuple(options)
@@ -141,41 +144,27 @@ class OptionSet:
     kinds: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, options: Options) -> OptionSet:
+    def read(cls, options: Options, *, strict: bool = True) -> OptionSet:
         """Read the meaning of an option list.
+
+        Where not ``strict``, a known option of a wrong length is left out, as Linux does.
 
         Raises:
             WireError: an option that is known has a length that it cannot have.
         """
-        size: int | None = None
-        shift: int | None = None
-        permitted = False
-        stamps: tuple[int, int] | None = None
-        blocks: tuple[tuple[int, int], ...] = ()
-        cookie: bytes | None = None
+        found: dict[str, Any] = {}
         kinds: list[int] = []
         for kind, data in options:
             if kind in (NOP, END):
                 continue
+            try:
+                found |= _meaning(kind, data)
+            except struct.error:
+                if strict:
+                    raise WireError(f"option {kind} with length {len(data) + 2}") from None
+                continue
             kinds.append(kind)
-            if kind == MSS:
-                (size,) = _unpack(">H", kind, data)
-            elif kind == WINDOW_SCALE:
-                (shift,) = _unpack(">B", kind, data)
-                shift = min(shift, MAX_WINDOW_SCALE)
-            elif kind == SACK_PERMITTED:
-                _unpack("", kind, data)
-                permitted = True
-            elif kind == TIMESTAMPS:
-                tsval, tsecr = _unpack(">II", kind, data)
-                stamps = tsval, tsecr
-            elif kind == SACK:
-                if len(data) % 8:
-                    raise WireError(f"option {kind} with length {len(data) + 2}")
-                blocks = tuple(struct.iter_unpack(">II", data))
-            elif kind == FAST_OPEN:
-                cookie = data
-        return cls(size, shift, permitted, stamps, blocks, cookie, tuple(kinds))
+        return cls(kinds=tuple(kinds), **found)
 
     def describe(self) -> dict[str, object]:
         """Return the options by name, for the log: only what is there."""
@@ -189,7 +178,19 @@ class OptionSet:
         return found
 
 
-def _unpack(form: str, kind: int, data: bytes) -> tuple[int, ...]:
-    if len(data) != struct.calcsize(form):
-        raise WireError(f"option {kind} with length {len(data) + 2}")
-    return struct.unpack(form, data)
+def _meaning(kind: int, data: bytes) -> dict[str, Any]:
+    """Return what one option says, by the name of its field; struct.error for a wrong length."""
+    if kind == MSS:
+        return {"mss": struct.unpack(">H", data)[0]}
+    if kind == WINDOW_SCALE:
+        return {"window_scale": min(struct.unpack(">B", data)[0], MAX_WINDOW_SCALE)}
+    if kind == SACK_PERMITTED:
+        struct.unpack("", data)
+        return {"sack_permitted": True}
+    if kind == TIMESTAMPS:
+        return {"timestamps": struct.unpack(">II", data)}
+    if kind == SACK:
+        return {"sack_blocks": tuple(struct.iter_unpack(">II", data))}
+    if kind == FAST_OPEN:
+        return {"fast_open": data}
+    return {}

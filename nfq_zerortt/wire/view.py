@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from nfq_zerortt.wire import options as opt
 from nfq_zerortt.wire.checksum import PROTOCOL_TCP
-from nfq_zerortt.wire.errors import NotTcpError, WireError
+from nfq_zerortt.wire.errors import CutOffError, NotTcpError, WireError
 from nfq_zerortt.wire.flags import FIN, SYN
 
 _TCP = struct.Struct(">HHIIHHHH")
@@ -127,6 +127,11 @@ class SegmentView:
         return self.raw[self.tcp + TCP_HEADER : self.payload_at]
 
     @property
+    def readable_options(self) -> opt.OptionSet:
+        """The options' meaning as far as they can be read; the malformed ones are left out."""
+        return opt.OptionSet.read(opt.parse(self.option_bytes, strict=False), strict=False)
+
+    @property
     def options(self) -> opt.OptionSet:
         """The options' meaning, read once.
 
@@ -147,6 +152,7 @@ def look(raw: bytes) -> SegmentView:
 
     Raises:
         NotTcpError: a valid packet without a TCP header (another protocol, a later fragment).
+        CutOffError: its header says that it is longer than ``raw``.
         WireError: truncated, or with lengths that contradict each other.
     """
     if not raw:
@@ -167,7 +173,7 @@ def _look_ipv4(raw: bytes) -> SegmentView:
     if header < 20 or header > total:
         raise WireError(f"IPv4 header length {header}")
     if total > len(raw):
-        raise WireError(f"{len(raw)} of {total} bytes")
+        raise CutOffError(f"{len(raw)} of {total} bytes")
     fragment = ((raw[6] << 8) | raw[7]) & 0x3FFF
     if fragment & 0x1FFF:
         raise NotTcpError("later fragment")
@@ -181,7 +187,7 @@ def _look_ipv6(raw: bytes) -> SegmentView:
         raise WireError("truncated IPv6 header")
     end = 40 + ((raw[4] << 8) | raw[5])
     if end > len(raw):
-        raise WireError(f"{len(raw)} of {end} bytes")
+        raise CutOffError(f"{len(raw)} of {end} bytes")
     protocol, position, fragment = raw[6], 40, False
     while protocol != PROTOCOL_TCP:
         if protocol not in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION):

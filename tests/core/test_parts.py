@@ -160,7 +160,7 @@ def test_duplicates_are_told_once_and_bounded() -> None:
 def test_memory_is_bounded_and_forgets_after_an_hour() -> None:
     memory = Memory()
     for n in range(20_000):
-        memory.learn(n.to_bytes(6, "big"), Server(1460, 65160, 7, frozenset(), 0.1, 0.0))
+        memory.learn(n.to_bytes(6, "big"), Server(1460, 65160, 7, {}, 0.1, 0.0))
     assert len(memory) == 16384
     assert memory.recall((0).to_bytes(6, "big"), 1.0) is None
     newest = (19_999).to_bytes(6, "big")
@@ -234,7 +234,7 @@ def test_any_order_of_near_numbers_is_dealt_with(
             break
         run.engine.tick(max(deadline, run.now))
     assert len(run.engine.table) == 0
-    assert run.engine.table.held_octets == 0
+    assert run.engine.table.held_cost == 0
     assert run.engine.table.half_open == 0
 
 

@@ -14,7 +14,8 @@ A script is a text file. Its header says in comments what it shows. Then::
 After ``>>`` stands the time in seconds, the side that the segment comes from
 (``client:5000`` for another port of the client's than 43210), its flags, its
 sequence number, ``ack`` with the acknowledgement number, ``len`` with the
-payload's length, ``win`` with the window field, and the options. ``tick`` lets
+payload's length, ``win`` with the window field, ``urg`` with the urgent
+pointer, and the options. ``tick`` lets
 the timers run.
 
 Numbers are written as a distance from the client's ISN (C), the spoofed one
@@ -63,7 +64,7 @@ _FLAG = {"SYN": fl.SYN, "ACK": fl.ACK, "FIN": fl.FIN, "RST": fl.RST, "PSH": fl.P
 _FLAG |= {"ECE": fl.ECE, "CWR": fl.CWR, "-": 0}
 _SEGMENT = re.compile(
     r"(?P<flags>\S+) (?P<seq>\S+)(?: ack (?P<ack>\S+))?(?: len (?P<length>\d+))?"
-    r"(?: win (?P<window>\d+))?(?: <(?P<options>[^>]*)>)?$"
+    r"(?: win (?P<window>\d+))?(?: urg (?P<urgent>\d+))?(?: <(?P<options>[^>]*)>)?$"
 )
 
 
@@ -155,6 +156,7 @@ class Run:
             ack=self._number(found["ack"]) if found["ack"] else 0,
             flags=sum(_FLAG[name] for name in found["flags"].split(",")),
             window=int(found["window"] or 501),
+            urgent=int(found["urgent"] or 0),
             options=self._options(found["options"] or ""),
             payload=pattern(first, length),
         ).emit()
@@ -243,6 +245,8 @@ class Run:
             right = pattern(first, len(segment.payload))
             assert segment.payload == right or not self.check_payload, "payload changed"
         parts.append(f"win {segment.window}")
+        if segment.urgent:
+            parts.append(f"urg {segment.urgent}")
         sender, echoed = (clock, "TC") if to_client else ("TC", clock)
         options = self._options_text(segment.options, sender, echoed, ack_letter)
         if options:

@@ -24,6 +24,7 @@ class Observe:
         flow.attempts = 1
         flow.syn_sent_at = now
         flow.apply(Event.SYN_FORWARDED)
+        self._moves.await_answer(flow, now)
         return [
             Accept("observed"),
             report(flow, "flow.syn_forwarded", attempt=1, fast_open="none", data_bytes=0),
@@ -36,8 +37,11 @@ class Observe:
     def on_syn_ack(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
         """Note the server's number and let it pass."""
         flow.isn_server = view.seq
-        flow.server_rtt = now - flow.syn_sent_at
+        flow.server_rtt = now - flow.created
         flow.to_client.next_seq = add(view.seq, 1)
         flow.to_client.last_ack = view.ack
+        flow.to_server.last_ack = add(view.seq, 1)
+        flow.note_scales(view.readable_options)
+        flow.to_client.window = view.window >> flow.server_scale
         flow.apply(Event.SERVER_SYN_ACK)
         return [Accept("observed"), self._moves.syn_ack_report(flow, view, 0)]

@@ -1,0 +1,81 @@
+"""How flows end, and what is said of them then."""
+
+from __future__ import annotations
+
+from nfq_zerortt.config import Limits
+from nfq_zerortt.core.actions import Action
+from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.handshake import report
+from nfq_zerortt.core.states import Event
+from nfq_zerortt.core.table import FlowTable
+
+CLOSING_TIMEOUT_S = 120.0
+"""A flow whose FINs are not both acknowledged is not waited for longer than that in silence."""
+RESET_BY = {
+    Event.CLIENT_RST: ("client", "client_reset"),
+    Event.SERVER_RST: ("server", "server_reset"),
+}
+
+
+class Endings:
+    """Ends flows, for all parts of one engine."""
+
+    def __init__(self, limits: Limits, table: FlowTable) -> None:
+        self._limits = limits
+        self._table = table
+
+    def finish(self, flow: Flow, now: float) -> list[Action]:
+        """Both FINs are acknowledged: report the end, keep the numbers for repeated FINs."""
+        flow.apply(Event.FINS_ACKED)
+        self._table.changed(flow)
+        self._table.set_timer(flow, now + self._limits.time_wait_s, now)
+        return self._closed(flow, "")
+
+    def expect(self, flow: Flow, now: float) -> None:
+        """Both have sent FIN: do not wait long for what is still missing."""
+        self._table.set_timer(flow, now + CLOSING_TIMEOUT_S, now)
+
+    def reset(self, flow: Flow, event: Event, now: float) -> list[Action]:
+        """A RST ended the flow: report it, keep the numbers for stragglers."""
+        flow.apply(event)
+        self._table.changed(flow)
+        self._table.set_timer(flow, now + self._limits.reset_linger_s, now)
+        by, reason = RESET_BY[event]
+        return [report(flow, "flow.reset", reason=reason, by=by), *self._closed(flow, "")]
+
+    def close(self, flow: Flow, event: Event, reason: str) -> list[Action]:
+        """The flow ends and is forgotten at once."""
+        flow.apply(event)
+        return self.abandon(flow, reason)
+
+    def abandon(self, flow: Flow, reason: str) -> list[Action]:
+        """Forget the flow in whatever state it is; report its end unless that was done."""
+        actions = self._closed(flow, reason)
+        self.forget(flow)
+        return actions
+
+    def forget(self, flow: Flow) -> None:
+        """Take the flow out of the table, and what was held for it out of the account."""
+        self.drop_held(flow)
+        self._table.remove(flow)
+
+    def drop_held(self, flow: Flow) -> None:
+        """Give up early data: there is nobody to send it to, or for."""
+        self._table.held_cost -= flow.held.cost
+        flow.held.release()
+
+    def _closed(self, flow: Flow, reason: str) -> list[Action]:
+        if flow.ended:
+            return []
+        flow.ended = True
+        to_server, to_client = flow.to_server, flow.to_client
+        fields: dict[str, object] = {
+            "duration_ms": round((flow.last_seen - flow.created) * 1000, 3),
+            "bytes_to_server": to_server.octets,
+            "bytes_to_client": to_client.octets,
+            "segments_rewritten": to_server.segments + to_client.segments,
+            "retransmissions_suppressed": flow.duplicates.count,
+        }
+        if reason:
+            fields["reason"] = reason
+        return [report(flow, "flow.closed", **fields)]

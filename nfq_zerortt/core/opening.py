@@ -1,0 +1,234 @@
+"""Packets of a flow whose two handshakes are not both complete.
+
+The client believes it is connected as soon as it has our SYN-ACK, so the
+handshake with the server is ours from then on: what a client's TCP would do
+about a lost SYN, a refusal or a remnant of an earlier connection (RFC 9293,
+section 3.10.7) is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from nfq_zerortt.config import Limits
+from nfq_zerortt.core import packets
+from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Send, Side
+from nfq_zerortt.core.endings import Endings
+from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.handshake import Handshake, answers_syn, report
+from nfq_zerortt.core.learned import Memory
+from nfq_zerortt.core.states import Event, State
+from nfq_zerortt.core.strategies import Strategy
+from nfq_zerortt.core.stream import Stream
+from nfq_zerortt.core.table import FlowTable
+from nfq_zerortt.wire.flags import ACK, RST, SYN
+from nfq_zerortt.wire.seqnum import add
+from nfq_zerortt.wire.view import SegmentView
+
+FirstPacket = Callable[[SegmentView, Side, float], Actions]
+
+
+class Opening:
+    """Deals with half-open flows; ``strategy_of`` says how each is played."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        table: FlowTable,
+        memory: Memory,
+        moves: Handshake,
+        endings: Endings,
+        stream: Stream,
+        strategy_of: Callable[[Flow], Strategy],
+        first_packet: FirstPacket,
+    ) -> None:
+        """``first_packet`` deals with a packet whose flow has just been forgotten."""
+        self._limits = limits
+        self._table = table
+        self._memory = memory
+        self._moves = moves
+        self._endings = endings
+        self._stream = stream
+        self._strategy_of = strategy_of
+        self._first_packet = first_packet
+
+    # --- from the client ------------------------------------------------------------------
+
+    def from_client(self, flow: Flow, view: SegmentView, now: float) -> Actions:
+        """Deal with a client's packet."""
+        flags = view.flags
+        if flags & SYN and not flags & ACK:
+            return self._syn_again(flow, view, now)
+        if flow.observed:
+            return self._observed_client(flow, view, now)
+        if flags & RST:
+            return self._client_reset(flow, view, now)
+        if not flags & ACK or flags & SYN:
+            return [Drop("no_ack")]
+        if flow.state is State.ABORTED:
+            return [Drop("aborted")]
+        if view.ack != add(flow.isn_spoofed, 1):
+            return [Drop("unexpected_ack")]
+        if flow.state is State.ANSWERED:
+            return self._complete(flow, view, now)
+        if flow.state is State.SPOOFED:
+            flow.apply(Event.CLIENT_ACK)
+            self._table.set_timer(flow, flow.syn_sent_at + self._retry_after(flow, now), now)
+        return self._strategy_of(flow).on_early(flow, view, now)
+
+    def _observed_client(self, flow: Flow, view: SegmentView, now: float) -> Actions:
+        if view.flags & RST:
+            ended = self._endings.close(flow, Event.CLIENT_RST, "client_reset")
+            return [Accept("observed"), *ended]
+        if flow.state is State.ANSWERED and view.flags & ACK:
+            return self._complete(flow, view, now)
+        return self._strategy_of(flow).on_early(flow, view, now)
+
+    def _syn_again(self, flow: Flow, view: SegmentView, now: float) -> Actions:
+        same = view.seq == flow.isn_client
+        if flow.observed and same:
+            return [Accept("observed")]
+        if flow.observed or flow.state is State.ABORTED:
+            flow.apply(Event.NEW_SYN)
+            self._endings.forget(flow)
+            return self._first_packet(view, Side.CLIENT, now)
+        if not same:
+            # Perhaps a client that started anew, perhaps a stranger's guess: the real one
+            # answers this with a RST whose number only it can know (RFC 5961, section 4.2).
+            challenge = packets.challenge_ack(flow)
+            return [Drop("syn_challenged"), Send(Side.CLIENT, challenge, "challenge_ack")]
+        if flow.state is State.HOLDING:
+            return [Drop("syn_repeated")]
+        return [Drop("syn_repeated"), *self._moves.send_syn_ack(flow, view)]
+
+    def _client_reset(self, flow: Flow, view: SegmentView, now: float) -> Actions:
+        if view.seq not in (flow.held.start, flow.held.end):
+            return [Drop("reset_out_of_window")]
+        if flow.state is State.ABORTED:
+            return [Drop("reset_again")]
+        if flow.state is State.ANSWERED:
+            data = packets.reset_server(flow, view.seq)
+            return [
+                Drop("reset"),
+                Send(Side.SERVER, data, "reset"),
+                *self._endings.reset(flow, Event.CLIENT_RST, now),
+            ]
+        flow.apply(Event.CLIENT_RST)
+        self._endings.drop_held(flow)
+        self._table.set_timer(flow, now + self._patience(), now)
+        return [Drop("reset"), report(flow, "flow.reset", reason="client_reset", by="client")]
+
+    def _complete(self, flow: Flow, view: SegmentView, now: float) -> Actions:
+        """The client's ACK was the last thing missing."""
+        flow.third_ack = view
+        flow.apply(Event.CLIENT_ACK)
+        return [
+            *self._moves.established(flow, now),
+            *self._stream.carry(flow.from_client, view, now),
+        ]
+
+    # --- from the server ------------------------------------------------------------------
+
+    def from_server(self, flow: Flow, view: SegmentView, now: float) -> Actions:
+        """Deal with a server's packet."""
+        flags = view.flags
+        answer = bool(flags & ACK) and answers_syn(flow, view)
+        if flow.observed:
+            return self._observed_server(flow, view, now, answer=answer)
+        if flags & RST:
+            return self._server_reset(flow, view, now, answer=answer)
+        if not flags & ACK:
+            return [Drop("simultaneous_open")]
+        if not answer:
+            # A remnant of an earlier connection on this 4-tuple: what the client would do
+            # (RFC 9293, section 3.10.7.3). Our timer repeats the SYN.
+            reset = packets.reset_server(flow, view.ack)
+            return [Drop("unacceptable_ack"), Send(Side.SERVER, reset, "unacceptable_ack")]
+        if not flags & SYN:
+            return [Drop("ahead_of_syn_ack")]
+        if flow.state is State.ANSWERED:
+            return [Drop("syn_ack_repeated")]
+        if flow.state is State.ABORTED:
+            reset = packets.reset_server(flow, view.ack)
+            return [
+                Drop("aborted"),
+                Send(Side.SERVER, reset, "client_aborted"),
+                *self._endings.close(flow, Event.SERVER_SYN_ACK, "client_reset"),
+            ]
+        return self._strategy_of(flow).on_syn_ack(flow, view, now)
+
+    def _server_reset(self, flow: Flow, view: SegmentView, now: float, *, answer: bool) -> Actions:
+        if flow.state is State.ANSWERED:
+            if flow.isn_server is None or view.seq != add(flow.isn_server, 1):
+                return [Drop("reset_out_of_window")]
+            data = flow.to_client.translate(view.raw[: view.end], view.tcp)
+            ended = self._endings.reset(flow, Event.SERVER_RST, now)
+            return [Replace(data, "reset"), *ended]
+        if not answer:
+            return [Drop("reset_out_of_window")]
+        if flow.state is State.ABORTED:
+            ended = self._endings.close(flow, Event.SERVER_RST, "client_reset")
+            return [Drop("reset"), *ended]
+        return [
+            Drop("refused"),
+            Send(Side.CLIENT, packets.reset_client(flow), "refused"),
+            report(flow, "flow.reset", reason="refused", by="server"),
+            *self._endings.close(flow, Event.SERVER_RST, "refused"),
+        ]
+
+    def _observed_server(
+        self, flow: Flow, view: SegmentView, now: float, *, answer: bool
+    ) -> Actions:
+        if view.flags & RST and answer:
+            return [
+                Accept("observed"),
+                report(flow, "flow.reset", reason="refused", by="server"),
+                *self._endings.close(flow, Event.SERVER_RST, "refused"),
+            ]
+        if view.flags & SYN and answer and flow.state is State.FORWARDED:
+            return self._strategy_of(flow).on_syn_ack(flow, view, now)
+        return [Accept("observed")]
+
+    # --- time -----------------------------------------------------------------------------
+
+    def due(self, flow: Flow, now: float) -> Iterator[Action]:
+        """Do what the flow's timer was set for."""
+        if flow.state is State.HOLDING:
+            yield from self._server_is_silent(flow, now)
+        elif flow.state in (State.SPOOFED, State.ANSWERED) and not flow.observed:
+            yield from self._client_is_silent(flow, now)
+        else:
+            yield from self._endings.close(flow, Event.TIMEOUT, "timeout")
+
+    def _server_is_silent(self, flow: Flow, now: float) -> Iterator[Action]:
+        if flow.attempts <= self._limits.syn_retries:
+            yield from self._moves.repeat_syn(flow, now)
+            self._table.set_timer(flow, now + self._retry_after(flow, now), now)
+            return
+        yield Send(Side.CLIENT, packets.reset_client(flow), "no_answer")
+        yield report(flow, "flow.reset", reason="no_answer", by="clientnic")
+        yield from self._endings.close(flow, Event.TIMEOUT, "no_answer")
+
+    def _client_is_silent(self, flow: Flow, now: float) -> Iterator[Action]:
+        """Our SYN-ACK or the client's ACK was lost, or there is no client."""
+        deadline = flow.created + self._limits.half_open_timeout_s
+        if now < deadline:
+            yield from self._moves.repeat_syn_ack(flow)
+            again = now + self._moves.syn_ack_wait(flow)
+            self._table.set_timer(flow, min(again, deadline), now)
+            return
+        if flow.state is State.ANSWERED:
+            reset = packets.reset_server(flow, flow.held.start)
+            yield Send(Side.SERVER, reset, "client_silent")
+        yield from self._endings.close(flow, Event.TIMEOUT, "timeout")
+
+    def _retry_after(self, flow: Flow, now: float) -> float:
+        """Seconds from the latest SYN to the next; doubles each time (RFC 6298, 5.5)."""
+        known = self._memory.recall(flow.server, now)
+        first = max(self._limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
+        return float(first * 2 ** (flow.attempts - 1))
+
+    def _patience(self) -> float:
+        """How long a server may take to answer a SYN whose client is gone."""
+        return float(self._limits.syn_retry_ms / 1000 * 2**self._limits.syn_retries)

@@ -1,0 +1,134 @@
+"""Packets of a flow whose handshakes are complete: each is translated and passed on.
+
+What is more than a translation happens here: the D-SACK that goes along with
+an acknowledgement, a repetition of early data that is not worth its way, the
+marks of the connection's end, and SYNs where none belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nfq_zerortt.core import packets
+from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Send, Side
+from nfq_zerortt.core.endings import Endings
+from nfq_zerortt.core.flow import Flow, Path
+from nfq_zerortt.core.handshake import Handshake
+from nfq_zerortt.core.states import ENDED, Event, State
+from nfq_zerortt.wire.errors import WireError
+from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
+from nfq_zerortt.wire.seqnum import add, within
+from nfq_zerortt.wire.view import SegmentView
+
+
+class Stream:
+    """Deals with flows in the states that are called translating."""
+
+    def __init__(
+        self,
+        moves: Handshake,
+        endings: Endings,
+        first_packet: Callable[[SegmentView, Side, float], Actions],
+    ) -> None:
+        """``first_packet`` deals with a packet whose flow has just been forgotten."""
+        self._moves = moves
+        self._endings = endings
+        self._first_packet = first_packet
+
+    def carry(self, path: Path, view: SegmentView, now: float) -> Actions:
+        """Deal with one packet."""
+        flow, flags, side = path.flow, view.flags, path.side
+        if flags & SYN:
+            return self._late_syn(path, view, now)
+        if flow.quiet_until and self._is_needless(path, view, now):
+            return [Drop("spurious_retransmission")]
+        actions = self._translated(path, view)
+        if flags & FIN and flow.in_window(side, view.end_seq):
+            flow.note_fin(side, view.end_seq)
+            if flow.state is State.CLOSING:
+                self._endings.expect(flow, now)
+        if flags & RST:
+            if flow.state not in ENDED and flow.in_window(side, view.seq):
+                event = Event.CLIENT_RST if side is Side.CLIENT else Event.SERVER_RST
+                actions += self._endings.reset(flow, event, now)
+        elif flow.state is State.CLOSING and flow.fins_acknowledged():
+            actions += self._endings.finish(flow, now)
+        return actions
+
+    def _translated(self, path: Path, view: SegmentView) -> list[Action]:
+        flow = path.flow
+        if flow.observed:
+            path.direction.observe(view.raw[: view.end], view.tcp)
+            return [Accept("observed")]
+        if path.side is Side.CLIENT:
+            pieces = self._moves.to_server(flow, view)
+            if len(pieces) == 1:
+                return [Replace(pieces[0])]
+            return [Drop("split"), *(Send(Side.SERVER, piece, "split") for piece in pieces)]
+        data = path.direction.translate(view.raw[: view.end], view.tcp)
+        return [Replace(data), *self._duplicate_sacks(flow, view, data)]
+
+    def _duplicate_sacks(self, flow: Flow, view: SegmentView, data: bytes) -> list[Action]:
+        """Tell the client which of its retransmissions were needless, once they are covered."""
+        if not flow.duplicates or not view.flags & ACK or view.flags & RST or view.fragment:
+            return []
+        blocks = flow.duplicates.acknowledged(view.ack)
+        flow.choose_path()
+        if flow.offer is None or not flow.offer.sack_permitted:
+            return []
+        try:
+            return [
+                Send(Side.CLIENT, packets.duplicate_sack(data, *block), "duplicate_sack")
+                for block in blocks
+            ]
+        except WireError:
+            return []  # its options are odd; an acknowledgement without them will do
+
+    def _is_needless(self, path: Path, view: SegmentView, now: float) -> bool:
+        """Tell whether the client repeats early data whose acknowledgement cannot be here yet."""
+        flow = path.flow
+        from_server = path.side is Side.SERVER
+        if now >= flow.quiet_until or from_server:
+            # The server has spoken: from here on the client knows more than we do.
+            flow.quiet_until = 0.0
+            flow.choose_path()
+            return False
+        start, end = flow.held.start, flow.early_end
+        if not view.sequence_length or view.flags & RST:
+            return False
+        if not (within(view.seq, start, end) and within(view.end_seq, start, end)):
+            return False
+        flow.duplicates.add(view.seq, view.end_seq)
+        flow.choose_path()
+        return True
+
+    # --- SYNs where none belongs ----------------------------------------------------------
+
+    def _late_syn(self, path: Path, view: SegmentView, now: float) -> Actions:
+        flow, from_client = path.flow, path.side is Side.CLIENT
+        if view.flags & ACK and not from_client:
+            return self._late_syn_ack(flow, view)
+        if not view.flags & ACK and flow.state in ENDED:
+            flow.apply(Event.NEW_SYN)
+            self._endings.forget(flow)
+            return self._first_packet(view, path.side, now)
+        if from_client:
+            flow.later_isn = view.seq
+        # The other end challenges it (RFC 5961, section 4.2).
+        return self._translated(path, view)
+
+    def _late_syn_ack(self, flow: Flow, view: SegmentView) -> Actions:
+        if flow.later_isn is not None and view.ack == add(flow.later_isn, 1):
+            # The server has accepted a new SYN in the middle of a flow that it no longer knew:
+            # the new connection is not ours.
+            return [Accept("new_connection"), *self._endings.abandon(flow, "superseded")]
+        if flow.observed:
+            return [Accept("observed")]
+        if view.seq != flow.isn_server:
+            return self._translated(flow.from_server, view)
+        # Our ACK was lost. The client knows nothing of this SYN-ACK.
+        again = flow.third_ack
+        if again is None:
+            return [Drop("syn_ack_repeated")]
+        data = flow.to_server.translate(again.raw[: again.end], again.tcp)
+        return [Drop("syn_ack_repeated"), Send(Side.SERVER, data, "ack_repeated")]
