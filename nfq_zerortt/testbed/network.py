@@ -10,6 +10,7 @@ the initial namespace: every interface is made where it belongs.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -362,6 +363,28 @@ class Testbed:
             ]
         lines += [f"route add {route.to} via {route.via}" for route in host.routes]
         commands.batch(namespace, lines)
+        self._keep_order(commands, host)
+
+    def _keep_order(self, commands: Commands, host: Host) -> None:
+        """Let all packets of a flow be received on one CPU, as a network card does (RSS).
+
+        A packet over veth is otherwise received on the CPU that sent it, and a process that
+        moves to another overtakes its own packets: TCP takes that for loss.
+        """
+        digits = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
+        groups = re.findall(r"[0-9a-f]{1,8}(?=(?:[0-9a-f]{8})*$)", digits)
+        mask = ",".join(groups)  # 32 bits each, as the kernel reads them
+        for own, _ in self.topology.neighbours(host):
+            queue = f"/sys/class/net/{own.name}/queues/rx-0/rps_cpus"
+            commands.run(
+                "ip",
+                "netns",
+                "exec",
+                self.netns(host.name),
+                "sh",
+                "-c",
+                f"test ! -e {queue} || echo {mask} > {queue}",
+            )
 
     def _leads_to_wan(self, host: Host, interface: str) -> bool:
         return host.name != self.topology.wan_host and interface in self._wan_interfaces
