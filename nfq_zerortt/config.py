@@ -17,8 +17,8 @@ from nfq_zerortt.ports import PortSet
 
 DEFAULT_CONFIG = Path("/etc/nfq-zerortt/config.toml")
 
-STRATEGIES = ("auto", "hold", "fastopen", "observe")
-DATA_PATHS = ("auto", "python", "kernel")
+STRATEGIES = ("auto", "hold", "observe")
+DATA_PATHS = ("auto", "python")
 LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -56,7 +56,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What ``nfq-zerortt run`` is told, by file and by flags."""
+    """What ``nfq-zerortt run`` is told, by file and by flags.
+
+    ``realtime`` asks for the scheduling class SCHED_FIFO (sched(7)): a SYN is then not kept
+    waiting by whatever else the machine does.
+    """
 
     client_iface: str = ""
     server_iface: str = ""
@@ -65,6 +69,7 @@ class Config:
     ports: PortSet = field(default_factory=lambda: PortSet.parse("all"))
     queue: int = 0
     rules: bool = True
+    realtime: bool = True
     log_format: str = "json"
     log_level: str = "info"
     log_file: str = ""

@@ -15,17 +15,17 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from types import FrameType
 from typing import Any
 
 from netfilterqueue import Packet
 
 from nfq_zerortt import __version__
 from nfq_zerortt.config import Config
-from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.actions import Action, Actions, Drop, Replace, Report, Send, Side
 from nfq_zerortt.core.engine import Engine
-from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
-from nfq_zerortt.kernel.features import require_for_run
+from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
+from nfq_zerortt.errors import ConfigError, ZeroRttError
+from nfq_zerortt.kernel.features import require_for_run, warnings_for_run
 from nfq_zerortt.kernel.queue import PacketQueue
 from nfq_zerortt.kernel.raw import RawSender
 from nfq_zerortt.kernel.rules import RuleSet
@@ -33,15 +33,20 @@ from nfq_zerortt.observe.log import EventLog
 from nfq_zerortt.observe.packets import packet_event
 
 _SECRET_BYTES = 32
-_LOG_SLICE = 50
+_LOG_SLICE = 8  # events: what is written at a time must not keep a SYN waiting
+_LOG_DELAY_S = 0.02
+_FIFO_PRIORITY = 5
 _DRAIN_S = 2.0
 _DRAIN_STEP_S = 0.05
+_EMPTY_S = 0.5
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NEEDS_RESTART = {
     "client_iface",
     "server_iface",
     "ports",
     "queue",
     "rules",
+    "realtime",
     "data_path",
     "log_format",
     "log_file",
@@ -64,6 +69,7 @@ class Service:
         require_for_run(
             config.client_iface, config.server_iface, config.queue, with_rules=config.rules
         )
+        self._warnings = warnings_for_run(config.client_iface, config.server_iface)
         self._config = config
         self._reread = reread
         self._engine = Engine(config.strategy, config.limits, os.urandom(_SECRET_BYTES))
@@ -78,6 +84,7 @@ class Service:
         self._timer_at = 0.0
         self._writing = False
         self._flows = 0
+        self._rules_are_set = False
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; the rules are gone afterwards.
@@ -86,25 +93,36 @@ class Service:
             MissingFeatureError, ZeroRttError: the queue or the rules cannot be had.
         """
         config = self._config
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _leave)
-        self._raw = RawSender(config.client_iface, config.server_iface)
+        # Signals wait until the loop takes them: none may end us halfway through the rules.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            # The queue first: who has it owns the rules of that number, too.
-            self._queue = PacketQueue(config.queue, self._on_packet)
+            self._raw = RawSender(config.client_iface, config.server_iface)
             try:
-                if config.rules:
-                    self._rules.apply()
+                # The queue first: who has it owns the rules of that number, too.
+                self._queue = PacketQueue(config.queue, self._on_packet)
                 try:
-                    asyncio.run(self._serve())
-                finally:
                     if config.rules:
-                        self._rules.remove()
+                        self._rules.apply()
+                        self._rules_are_set = True
+                    try:
+                        asyncio.run(self._serve())
+                    finally:
+                        self._remove_rules()
+                finally:
+                    self._queue.close()
             finally:
-                self._queue.close()
+                self._raw.close()
+                self._log.close()
         finally:
-            self._raw.close()
-            self._log.close()
+            # Stopping is done; to be told so once more shall not look like a failure.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _remove_rules(self) -> None:
+        if self._rules_are_set:
+            self._rules_are_set = False
+            self._rules.remove()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -117,12 +135,18 @@ class Service:
         # and shall not stop packets often for the little that flows leave behind.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
+        # Flows leave no cycles; a look at all that lives would stop packets for tens of ms.
+        gc.set_threshold(100_000, 50, 1_000_000)
         started = time.monotonic()
         if self._config.data_path == "auto":
             self._event(
                 "service.data_path",
                 {"data_path": "python", "reason": "the kernel data path is not in this version"},
+            )
+        for warning in self._warnings:
+            self._event(
+                "service.warning",
+                {"about": warning.name, "warning": warning.detail, "remedy": warning.remedy},
             )
         self._event(
             "service.ready",
@@ -135,12 +159,22 @@ class Service:
                 "ports": str(self._config.ports),
                 "queue": self._config.queue,
                 "pid": os.getpid(),
+                "scheduling": _schedule(realtime=self._config.realtime),
             },
         )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
             await stop.wait()
             await self._drain()
+            # What waits is overtaken by what comes once the rules are gone: it shall be little.
+            self._empty_queue()
+            try:
+                self._remove_rules()
+            finally:
+                self._empty_queue()
         finally:
+            # The loop takes its handlers along; from here on a signal has nothing to add.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             self._loop.remove_reader(self._queue.fileno())
             uptime = round(time.monotonic() - started, 3)
             self._event("service.stopped", {"flows": self._flows, "uptime_s": uptime})
@@ -152,6 +186,12 @@ class Service:
         while self._engine.has_live_flows() and time.monotonic() < until:
             await asyncio.sleep(_DRAIN_STEP_S)
         self._run(self._engine.shut_down(time.monotonic()))
+
+    def _empty_queue(self) -> None:
+        """Give a verdict on what still waits: closing the queue drops it."""
+        until = time.monotonic() + _EMPTY_S
+        while self._queue.handle_batch() and time.monotonic() < until:
+            pass
 
     def _reload(self) -> None:
         """Read the settings again. Flows go on; what cannot change in a running service stays."""
@@ -212,32 +252,42 @@ class Service:
     def _carry_out(
         self, packet: Packet, raw: bytes, side: Side, actions: Actions, started: float
     ) -> None:
+        undecided = True
         for action in actions:
-            if isinstance(action, Replace):
-                packet.set_payload(action.data)
-                packet.accept()
-            elif isinstance(action, Drop):
-                packet.drop()
-            elif isinstance(action, Accept):
-                packet.accept()
+            if isinstance(action, Send):
+                sent = self._send(action)
+                if undecided and not sent and action.reason == SPOOFED_SYN_ACK:
+                    # Then the client has to wait for the server's own SYN-ACK.
+                    instead = self._engine.withdraw(raw, started)
+                    self._carry_out(packet, raw, side, instead, started)
+                    return
+            elif isinstance(action, Report):
+                self._report(action, started)
             else:
-                self._carry_out_other(action, started)
+                undecided = False
+                if isinstance(action, Replace):
+                    packet.set_payload(action.data)
+                if isinstance(action, Drop):
+                    packet.drop()
+                else:
+                    packet.accept()
             if self._debug:
                 self._packet_event(raw, side, action)
 
-    def _carry_out_other(self, action: Send | Report, started: float) -> None:
-        if isinstance(action, Send):
-            problem = self._raw.send(action.side, action.data)
-            if problem is not None:
-                self._event(
-                    "service.not_sent",
-                    {"towards": action.side.value, "reason": action.reason, "error": problem},
-                )
-            return
+    def _send(self, action: Send) -> bool:
+        problem = self._raw.send(action.side, action.data)
+        if problem is not None:
+            self._event(
+                "service.not_sent",
+                {"towards": action.side.value, "reason": action.reason, "error": problem},
+            )
+        return problem is None
+
+    def _report(self, action: Report, started: float | None) -> None:
         fields = action.fields
         if action.flow_id:
             fields = {"flow_id": action.flow_id, "flow": action.flow, **fields}
-        if action.event == "flow.synack_spoofed":
+        if action.event == "flow.synack_spoofed" and started is not None:
             # Its Send stands right before it, so this is the time from read to sent.
             fields["latency_us"] = round((time.monotonic() - started) * 1e6, 1)
         elif action.event == "flow.syn_received":
@@ -246,10 +296,11 @@ class Service:
 
     def _run(self, actions: Actions) -> None:
         """Carry out what a timer asks for: there is no packet to give a verdict on."""
-        now = time.monotonic()
         for action in actions:
-            if isinstance(action, Send | Report):
-                self._carry_out_other(action, now)
+            if isinstance(action, Send):
+                self._send(action)
+            elif isinstance(action, Report):
+                self._report(action, None)
             if self._debug:
                 self._packet_event(None, None, action)
 
@@ -278,12 +329,13 @@ class Service:
         self._log.add(event, fields)
         if not self._writing:
             self._writing = True
-            self._loop.call_soon(self._write_log)
+            self._loop.call_later(_LOG_DELAY_S, self._write_log)
 
     def _write_log(self) -> None:
-        self._writing = self._log.flush(_LOG_SLICE)
-        if self._writing:
-            self._loop.call_soon(self._write_log)
+        later = self._log.flush(_LOG_SLICE)
+        self._writing = later is not None
+        if later is not None:
+            self._loop.call_later(later, self._write_log)
 
     def _packet_event(self, raw: bytes | None, side: Side | None, action: Action) -> None:
         event = packet_event(raw, side, action)
@@ -299,9 +351,16 @@ class Service:
         self._event("service.fault", {"error": traceback.format_exc()})
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    """A signal before the loop runs: go, and take the rules along."""
-    raise SystemExit(0)
+def _schedule(*, realtime: bool) -> str:
+    """Choose how this process is scheduled, and return it: without the privilege as before."""
+    if realtime:
+        try:
+            policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(0, policy, os.sched_param(_FIFO_PRIORITY))
+        except PermissionError:
+            return "normal (no CAP_SYS_NICE)"
+        return f"fifo {_FIFO_PRIORITY}"
+    return "normal"
 
 
 def _accept_if_open(packet: Packet) -> None:
@@ -325,11 +384,3 @@ def _check(config: Config) -> None:
     ):
         if not value:
             raise ConfigError(f"{option} is needed: the interface on that side of this router")
-    if config.strategy == "fastopen":
-        raise ConfigError(
-            "option --strategy = 'fastopen' is not in this version; allowed are auto, hold, observe"
-        )
-    if config.data_path == "kernel":
-        raise MissingFeatureError(
-            "option --data-path = 'kernel' is not in this version; use auto or python"
-        )

@@ -32,6 +32,9 @@ from nfq_zerortt import config as settings
 @click.option("--ports", metavar="LIST", help="Server ports, as in 80,443,8000-8999; default all.")
 @click.option("--queue", type=int, help="NFQUEUE number; default 0.")
 @click.option("--rules/--no-rules", default=None, help="Set and remove the iptables rules.")
+@click.option(
+    "--realtime/--no-realtime", default=None, help="Run before ordinary processes (SCHED_FIFO)."
+)
 @click.option("--log-format", metavar="NAME", help="json or console; default json.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
 @click.option("--log-file", metavar="FILE", help="Append the log to FILE; default stderr.")

@@ -6,10 +6,10 @@ from nfq_zerortt.config import Limits
 from nfq_zerortt.core.actions import Action
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handshake import report
-from nfq_zerortt.core.states import Event
+from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
 
-CLOSING_TIMEOUT_S = 120.0
+_CLOSING_S = 120.0
 """A flow whose FINs are not both acknowledged is not waited for longer than that in silence."""
 RESET_BY = {
     Event.CLIENT_RST: ("client", "client_reset"),
@@ -24,22 +24,31 @@ class Endings:
         self._limits = limits
         self._table = table
 
+    def linger(self, flow: Flow) -> float:
+        """Return for how many seconds of silence a flow with complete handshakes is kept."""
+        limits = self._limits
+        return {
+            State.TIME_WAIT: limits.time_wait_s,
+            State.RESET: limits.reset_linger_s,
+            State.CLOSING: _CLOSING_S,
+        }.get(flow.state, limits.idle_timeout_s)
+
     def finish(self, flow: Flow, now: float) -> list[Action]:
         """Both FINs are acknowledged: report the end, keep the numbers for repeated FINs."""
         flow.apply(Event.FINS_ACKED)
         self._table.changed(flow)
-        self._table.set_timer(flow, now + self._limits.time_wait_s, now)
+        self._table.set_timer(flow, now + self.linger(flow), now)
         return self._closed(flow, "")
 
     def expect(self, flow: Flow, now: float) -> None:
         """Both have sent FIN: do not wait long for what is still missing."""
-        self._table.set_timer(flow, now + CLOSING_TIMEOUT_S, now)
+        self._table.set_timer(flow, now + self.linger(flow), now)
 
     def reset(self, flow: Flow, event: Event, now: float) -> list[Action]:
         """A RST ended the flow: report it, keep the numbers for stragglers."""
         flow.apply(event)
         self._table.changed(flow)
-        self._table.set_timer(flow, now + self._limits.reset_linger_s, now)
+        self._table.set_timer(flow, now + self.linger(flow), now)
         by, reason = RESET_BY[event]
         return [report(flow, "flow.reset", reason=reason, by=by), *self._closed(flow, "")]
 

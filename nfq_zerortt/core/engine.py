@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
-from nfq_zerortt.core.endings import CLOSING_TIMEOUT_S, Endings
+from nfq_zerortt.core.endings import Endings
 from nfq_zerortt.core.flow import Flow, flow_name
 from nfq_zerortt.core.handshake import Handshake, report
 from nfq_zerortt.core.isn import InitialNumbers
@@ -75,7 +75,6 @@ class Engine:
         self._opening = Opening(
             limits=limits,
             table=self.table,
-            memory=self.memory,
             moves=moves,
             endings=self._endings,
             stream=self._stream,
@@ -206,11 +205,15 @@ class Engine:
         self._endings.forget(ended)
         return True
 
-    def _pass(self, view: SegmentView, reason: str, now: float) -> Actions:
+    def _pass(
+        self, view: SegmentView, reason: str, now: float, number: int | None = None
+    ) -> Actions:
         """Let a connection pass untouched from now on, and say so once."""
         self._passing.add(view, now)
-        self._count += 1
-        said = Report("flow.bypassed", self._count, flow_name(view), {"reason": reason})
+        if number is None:
+            self._count += 1
+            number = self._count
+        said = Report("flow.bypassed", number, flow_name(view), {"reason": reason})
         return [Accept(reason), said]
 
     def _new_flow(self, syn: SegmentView, now: float) -> Actions:
@@ -232,9 +235,11 @@ class Engine:
         """
         view = look(syn)
         path = self._paths.get(view.flow_key)
+        number = None
         if path is not None:
+            number = path.flow.number
             self._endings.forget(path.flow)
-        return self._pass(view, "syn_ack_not_sent", now)
+        return self._pass(view, "syn_ack_not_sent", now, number)
 
     def find(self, raw: bytes) -> Flow | None:
         """Return the flow that a packet belongs to, or None."""
@@ -262,11 +267,7 @@ class Engine:
 
     def _idle(self, flow: Flow, now: float) -> list[Action]:
         """Forget a flow that has been silent for as long as its state allows."""
-        linger = {
-            State.TIME_WAIT: self.limits.time_wait_s,
-            State.RESET: self.limits.reset_linger_s,
-            State.CLOSING: CLOSING_TIMEOUT_S,
-        }.get(flow.state, self.limits.idle_timeout_s)
+        linger = self._endings.linger(flow)
         if flow.last_seen + linger > now:
             self.table.set_timer(flow, flow.last_seen + linger, now)
             return []

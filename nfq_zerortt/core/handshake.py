@@ -115,6 +115,12 @@ class Handshake:
             ),
         ]
 
+    def syn_wait(self, flow: Flow, now: float) -> float:
+        """Seconds from the latest SYN to the next; doubles each time (RFC 6298, 5.5)."""
+        known = self._memory.recall(flow.server, now)
+        first = max(self._limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
+        return float(first * 2 ** (flow.attempts - 1))
+
     def await_answer(self, flow: Flow, now: float) -> None:
         """Wait for the answer to a SYN that went on untouched, for as long as it is repeated."""
         self._table.set_timer(flow, now + _FORWARDED_TIMEOUT_S, now)
@@ -220,7 +226,6 @@ class Handshake:
         rtt = min(flow.server_rtt, _LONGEST_ROUND_TRIP_S)
         self._memory.learn(flow.server, learned_from(flow.offer, view, rtt, now, known))
         flow.apply(Event.SERVER_SYN_ACK)
-        self._table.changed(flow)
         return [
             Drop("syn_ack_captured"),
             self.syn_ack_report(flow, view, delta),

@@ -31,7 +31,6 @@ _DENIED_S = 60.0
 DEFAULT_WINDOW = 64_240
 """What Linux servers offer at first; the client may not be promised more."""
 
-_WHITELIST = frozenset({opt.MSS, opt.SACK_PERMITTED, opt.TIMESTAMPS, opt.WINDOW_SCALE})
 _LEFT_ALONE = {
     opt.MD5: "tcp_md5",
     opt.AUTHENTICATION: "tcp_ao",
@@ -156,7 +155,7 @@ def whitelisted(data: bytes, offer: Offer) -> bytes:
     for kind, value in opt.parse(data):
         if kind in (opt.NOP, opt.END):
             kept += [opt.NOP_OPTION] * (1 + len(value))
-        elif kind not in allowed & _WHITELIST:
+        elif kind not in allowed:
             kept += [opt.NOP_OPTION] * (len(value) + 2)
         elif kind == opt.MSS:
             kept.append(opt.mss(min(int.from_bytes(value, "big"), MAX_MSS)))

@@ -16,16 +16,13 @@ from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Sen
 from nfq_zerortt.core.endings import Endings
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handshake import Handshake, answers_syn, report
-from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.strategies import Strategy
-from nfq_zerortt.core.stream import Stream
+from nfq_zerortt.core.stream import FirstPacket, Stream
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.wire.flags import ACK, RST, SYN
-from nfq_zerortt.wire.seqnum import add
+from nfq_zerortt.wire.seqnum import add, within
 from nfq_zerortt.wire.view import SegmentView
-
-FirstPacket = Callable[[SegmentView, Side, float], Actions]
 
 
 class Opening:
@@ -36,7 +33,6 @@ class Opening:
         *,
         limits: Limits,
         table: FlowTable,
-        memory: Memory,
         moves: Handshake,
         endings: Endings,
         stream: Stream,
@@ -46,7 +42,6 @@ class Opening:
         """``first_packet`` deals with a packet whose flow has just been forgotten."""
         self._limits = limits
         self._table = table
-        self._memory = memory
         self._moves = moves
         self._endings = endings
         self._stream = stream
@@ -74,7 +69,7 @@ class Opening:
             return self._complete(flow, view, now)
         if flow.state is State.SPOOFED:
             flow.apply(Event.CLIENT_ACK)
-            self._table.set_timer(flow, flow.syn_sent_at + self._retry_after(flow, now), now)
+            self._table.set_timer(flow, flow.syn_sent_at + self._moves.syn_wait(flow, now), now)
         return self._strategy_of(flow).on_early(flow, view, now)
 
     def _observed_client(self, flow: Flow, view: SegmentView, now: float) -> Actions:
@@ -103,7 +98,7 @@ class Opening:
         return [Drop("syn_repeated"), *self._moves.send_syn_ack(flow, view)]
 
     def _client_reset(self, flow: Flow, view: SegmentView, now: float) -> Actions:
-        if view.seq not in (flow.held.start, flow.held.end):
+        if not self._may_be_the_clients(flow, view.seq):
             return [Drop("reset_out_of_window")]
         if flow.state is State.ABORTED:
             return [Drop("reset_again")]
@@ -118,6 +113,11 @@ class Opening:
         self._endings.drop_held(flow)
         self._table.set_timer(flow, now + self._patience(), now)
         return [Drop("reset"), report(flow, "flow.reset", reason="client_reset", by="client")]
+
+    def _may_be_the_clients(self, flow: Flow, seq: int) -> bool:
+        """Tell whether a RST lies in the window that the client was promised (RFC 5961, 3.2)."""
+        window = flow.offer.window if flow.offer else 0
+        return within(seq, flow.held.start, add(flow.held.start, window))
 
     def _complete(self, flow: Flow, view: SegmentView, now: float) -> Actions:
         """The client's ACK was the last thing missing."""
@@ -204,7 +204,7 @@ class Opening:
     def _server_is_silent(self, flow: Flow, now: float) -> Iterator[Action]:
         if flow.attempts <= self._limits.syn_retries:
             yield from self._moves.repeat_syn(flow, now)
-            self._table.set_timer(flow, now + self._retry_after(flow, now), now)
+            self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
             return
         yield Send(Side.CLIENT, packets.reset_client(flow), "no_answer")
         yield report(flow, "flow.reset", reason="no_answer", by="clientnic")
@@ -222,12 +222,6 @@ class Opening:
             reset = packets.reset_server(flow, flow.held.start)
             yield Send(Side.SERVER, reset, "client_silent")
         yield from self._endings.close(flow, Event.TIMEOUT, "timeout")
-
-    def _retry_after(self, flow: Flow, now: float) -> float:
-        """Seconds from the latest SYN to the next; doubles each time (RFC 6298, 5.5)."""
-        known = self._memory.recall(flow.server, now)
-        first = max(self._limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
-        return float(first * 2 ** (flow.attempts - 1))
 
     def _patience(self) -> float:
         """How long a server may take to answer a SYN whose client is gone."""

@@ -52,7 +52,7 @@ def syn_ack(flow: Flow, offer: Offer, tsecr: int) -> bytes:
 
 
 def challenge_ack(flow: Flow) -> bytes:
-    """Build the answer to a SYN or RST whose number may be a stranger's guess (RFC 5961)."""
+    """Build the answer to a SYN whose number may be a stranger's guess (RFC 5961)."""
     return to_client(
         flow,
         seq=add(flow.isn_spoofed, 1),

@@ -20,6 +20,8 @@ from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
 from nfq_zerortt.wire.seqnum import add, within
 from nfq_zerortt.wire.view import SegmentView
 
+FirstPacket = Callable[[SegmentView, Side, float], Actions]
+
 
 class Stream:
     """Deals with flows in the states that are called translating."""
@@ -28,7 +30,7 @@ class Stream:
         self,
         moves: Handshake,
         endings: Endings,
-        first_packet: Callable[[SegmentView, Side, float], Actions],
+        first_packet: FirstPacket,
     ) -> None:
         """``first_packet`` deals with a packet whose flow has just been forgotten."""
         self._moves = moves

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
-from nfq_zerortt.kernel import capabilities, declarations, xtables
+from nfq_zerortt.kernel import capabilities, declarations, firewall, xtables
 from nfq_zerortt.kernel.scratch import Attempt, attempt
 from nfq_zerortt.kernel.xtables import FAMILIES, Family
 
@@ -91,6 +91,12 @@ def require_for_run(
     for probe in needed:
         _require(probe())
     _require_free_queue(queue)
+
+
+def warnings_for_run(client_iface: str, server_iface: str) -> list[Feature]:
+    """Look at what does not keep the service from running, but its connections from working."""
+    looked_at = (forwarding(), address_translation(), untracked(client_iface, server_iface))
+    return [feature for feature in looked_at if feature.ok is False]
 
 
 def require_interfaces(client_iface: str, server_iface: str) -> None:
@@ -326,7 +332,7 @@ def _legacy_nat() -> set[str]:
 
 
 def _nft_nat() -> set[str]:
-    nft = shutil.which("nft", path=_SBIN)
+    nft = shutil.which("nft", path=firewall.PATH)
     if nft is None:
         return set()
     ran = subprocess.run([nft, "list", "ruleset"], capture_output=True, text=True, check=False)
@@ -342,8 +348,29 @@ _NFT_NAT = re.compile(
 )
 """A rule that translates, in nft's own words or as a target that iptables-nft put there."""
 
-_SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"
-"""Where the tools are, also for a user whose PATH does not say so."""
+
+def untracked(client_iface: str | None = None, server_iface: str | None = None) -> Feature:
+    """A stateful firewall drops what connection tracking does not see, which is what we handle."""
+    name = "firewall passes untracked"
+    try:
+        found = firewall.obstacles(client_iface, server_iface)
+    except ZeroRttError as error:
+        return Feature(name, None, False, f"cannot be looked at: {error}", AS_ROOT)
+    if not found:
+        return Feature(name, True, False, "nothing drops untracked TCP that is forwarded")
+    ends = (client_iface or "CLIENT-IF", server_iface or "SERVER-IF")
+    return Feature(
+        name,
+        False,
+        False,
+        f"untracked TCP is dropped by {' and '.join(found)}, and the packets between clients and "
+        "servers are untracked while the service runs: no connection gets through",
+        "; ".join(
+            f"iptables -I FORWARD -i {one} -o {other} -p tcp -m conntrack --ctstate UNTRACKED "
+            "-j ACCEPT"
+            for one, other in (ends, ends[::-1])
+        ),
+    )
 
 
 def ipv6_rules() -> Feature:
@@ -379,7 +406,7 @@ def iptables_command() -> Feature:
 
 def iptables_is_nft() -> bool:
     """Whether the host's iptables command writes to nftables instead of the legacy tables."""
-    command = shutil.which("iptables", path=_SBIN)
+    command = shutil.which("iptables", path=firewall.PATH)
     if command is None:
         return False
     ran = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
@@ -390,7 +417,7 @@ def netem() -> Feature:
     """The kernel's network emulator, which the testbed uses for its WAN."""
 
     def action() -> str:
-        tc = shutil.which("tc", path=_SBIN)
+        tc = shutil.which("tc", path=firewall.PATH)
         if tc is None:
             raise ZeroRttError("there is no tc command")
         argv = [tc, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
@@ -426,6 +453,7 @@ PROBES: tuple[Probe, ...] = (
     forwarding,
     reverse_path_filter,
     address_translation,
+    untracked,
     ipv6_rules,
     iptables_command,
     netem,

@@ -20,6 +20,10 @@ from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 MAX_PACKETS = 65536
 _RECEIVE_BUFFER = 32 << 20
 _BATCH = 64
+_MESSAGE = 8192
+"""More than a message can have: the library asks for packets up to 4016 bytes (what is longer comes
+cut), and the kernel puts some 150 bytes before them. The library's own 4096 are too few: such a
+message would be cut in its middle, and a packet that is not understood gets no verdict, ever."""
 
 OnPacket = Callable[[Packet], None]
 
@@ -38,7 +42,7 @@ class _Batch(socket.socket):
         if not self.left:
             raise BlockingIOError(errno.EAGAIN, "the batch is used up")
         self.left -= 1
-        return super().recv(size, flags)
+        return super().recv(max(size, _MESSAGE), flags)
 
 
 class PacketQueue:
@@ -74,10 +78,11 @@ class PacketQueue:
         """Return the descriptor that becomes readable when packets wait."""
         return int(self._queue.get_fd())
 
-    def handle_batch(self) -> None:
-        """Handle the packets that wait, up to a bounded number."""
+    def handle_batch(self) -> bool:
+        """Handle the packets that wait, up to a bounded number; tell whether more may wait."""
         self._batch.left = _BATCH
         self._queue.run_socket(self._batch)
+        return not self._batch.left
 
     def close(self) -> None:
         """Give the queue back; what still waits in it is dropped by the kernel."""

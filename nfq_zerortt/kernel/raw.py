@@ -26,31 +26,56 @@ class RawSender:
         Raises:
             MissingFeatureError: CAP_NET_RAW is missing.
         """
+        self._ifaces = {Side.CLIENT: client_iface, Side.SERVER: server_iface}
+        self._index: dict[Side, int] = {}
         self._sockets: dict[tuple[Side, int], socket.socket] = {}
-        for side, iface in ((Side.CLIENT, client_iface), (Side.SERVER, server_iface)):
-            for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-                opened = _open(family, iface)
-                if opened is not None:
-                    self._sockets[side, version] = opened
+        for side in Side:
+            self._open_side(side)
+
+    def _open_side(self, side: Side) -> None:
+        iface = self._ifaces[side]
+        self._index[side] = socket.if_nametoindex(iface)
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+            opened = _open(family, iface)
+            if opened is None:
+                continue
+            before = self._sockets.get((side, version))
+            if before is not None:
+                before.close()
+            self._sockets[side, version] = opened
 
     def send(self, side: Side, packet: bytes) -> str | None:
         """Send ``packet``; return None, or why it could not be sent.
 
         The packet is then lost, as packets get lost: whoever needs it will ask again.
         """
+        try:
+            return self._send(side, packet)
+        except OSError as error:
+            failed = error
+        try:
+            if self._is_another_now(side):
+                self._open_side(side)
+                return self._send(side, packet)
+        except OSError as error:
+            failed = error
+        return failed.strerror or str(failed)
+
+    def _send(self, side: Side, packet: bytes) -> str | None:
         version = packet[0] >> 4
         sender = self._sockets.get((side, version))
         if sender is None:
             return f"no IPv{version} here"
-        try:
-            if version == 4:
-                sender.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
-            else:
-                destination = socket.inet_ntop(socket.AF_INET6, packet[24:40])
-                sender.sendto(packet, (destination, 0))
-        except OSError as error:
-            return error.strerror or str(error)
+        if version == 4:
+            destination = socket.inet_ntoa(packet[16:20])
+        else:
+            destination = socket.inet_ntop(socket.AF_INET6, packet[24:40])
+        sender.sendto(packet, (destination, 0))
         return None
+
+    def _is_another_now(self, side: Side) -> bool:
+        """Whether the interface was made anew, as PPPoE does: the sockets keep to the old one."""
+        return socket.if_nametoindex(self._ifaces[side]) != self._index[side]
 
     def close(self) -> None:
         """Close the sockets."""

@@ -6,6 +6,7 @@ LEVELS = {
     "service.ready": "info",
     "service.stopped": "info",
     "service.data_path": "info",
+    "service.warning": "warning",
     "service.reloaded": "info",
     "service.reload_failed": "error",
     "service.fault": "error",

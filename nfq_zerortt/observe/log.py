@@ -2,27 +2,34 @@
 
 A packet never waits for the log: :meth:`EventLog.add` only keeps the event
 with its time, and :meth:`EventLog.flush` renders and writes it when the
-packets that have arrived are dealt with.
+packets that have arrived are dealt with. Where nothing can be written, so many
+events are kept; the rest is counted, and ``log.suppressed`` says how many.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
 from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.observe.events import CAPPED, LEVELS
+from nfq_zerortt.observe.outlet import GoneError, Outlet
 
 _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_MAX_PENDING = 100_000
+_MAX_PENDING = 20_000
 _CAP_PER_SECOND = 200
+_LATER_S = 0.05  # the reader is slow
+_MUCH_LATER_S = 1.0  # the disk is full
+_CLOSE_S = 1.0
+_SLICE = 100
 
 
 class EventLog:
@@ -34,24 +41,24 @@ class EventLog:
         Raises:
             ConfigError: the file cannot be opened.
         """
-        self._stream = _open(file)
-        self._owned = bool(file)
+        self._outlet = _open(file)
         self._rank = _RANK[level]
         self._pending: deque[tuple[float, str, Mapping[str, Any]]] = deque()
         self._lost = 0
-        self._broken = False
+        self._told = 0  # of those lost, the ones in a line that is not written yet
+        self._gone = False
         self._second: dict[str, tuple[int, int]] = {}
         renderer: Any
         if form == "console":
-            colors = not file and self._stream.isatty()
+            colors = not file and self._outlet.terminal
             renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
         else:
             renderer = structlog.processors.JSONRenderer()
         self._log = structlog.wrap_logger(
-            structlog.WriteLogger(self._stream),
+            _Lines(self._outlet),
             processors=[_order, renderer],
             wrapper_class=structlog.BoundLogger,
-        )
+        ).bind()
 
     @property
     def debug(self) -> bool:
@@ -80,51 +87,76 @@ class EventLog:
         self._second[event] = (second, count)
         return count <= _CAP_PER_SECOND
 
-    def flush(self, most: int = _MAX_PENDING) -> bool:
-        """Write up to ``most`` pending events; tell whether some are left.
+    def flush(self, most: int = _MAX_PENDING) -> float | None:
+        """Write up to ``most`` pending events, without waiting for anybody.
 
-        Where nothing can be written any more (the reader of a pipe is gone, the disk is full)
-        the events are given up: packets are worth more than their log.
+        Return None when all is written, otherwise after how many seconds to try again: 0 when
+        there was only more to do. Once the reader of a pipe is gone all events are given up:
+        packets are worth more than their log.
         """
-        pending = self._pending
-        if self._broken:
-            pending.clear()
-            return False
+        if self._gone:
+            self._pending.clear()
+            return None
         try:
-            return self._flush(pending, most)
+            if len(self._outlet) and not self._outlet.write():
+                return _LATER_S
+            self._told = 0
+            self._render(most)
+            if not self._outlet.write():
+                return _LATER_S
+        except GoneError:
+            self._gone = True
+            return None
         except OSError:
-            self._broken = True
-            return False
+            self._lost += self._outlet.give_up() + self._told - bool(self._told)
+            self._told = 0
+            return _MUCH_LATER_S
+        self._told = 0
+        return 0.0 if self._pending else None
 
-    def _flush(self, pending: deque[tuple[float, str, Mapping[str, Any]]], most: int) -> bool:
+    def _render(self, most: int) -> None:
+        pending = self._pending
         for _ in range(min(most, len(pending))):
             when, event, fields = pending.popleft()
             self._write(when, event, fields)
         if self._lost and not pending:
-            lost, self._lost = self._lost, 0
-            self._write(time.time(), "log.suppressed", {"events": lost})
-        self._stream.flush()
-        return bool(pending)
+            self._told, self._lost = self._lost, 0
+            self._write(time.time(), "log.suppressed", {"events": self._told})
 
     def _write(self, when: float, event: str, fields: Mapping[str, Any]) -> None:
         stamp = datetime.fromtimestamp(when, UTC).isoformat(timespec="microseconds")
         level = LEVELS[event]
-        self._log.bind(timestamp=stamp.replace("+00:00", "Z"), level=level).msg(event, **fields)
+        # A bound logger refers to itself, once it is used: one for each event would be one more
+        # thing for the collector to find, which stops the packets.
+        self._log.msg(event, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
 
     def close(self) -> None:
-        """Write what is pending and close the file."""
-        self.flush()
-        if self._owned and not self._broken:
-            self._stream.close()
+        """Write what is pending, for a second at most, and close the file."""
+        until = time.monotonic() + _CLOSE_S
+        while (later := self.flush(_SLICE)) is not None and time.monotonic() < until:
+            if later == _MUCH_LATER_S:
+                break
+            if later:
+                self._outlet.wait(max(until - time.monotonic(), 0.0))
+        self._outlet.close()
 
 
-def _open(file: str) -> TextIO:
+class _Lines:
+    """Takes what structlog has rendered."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self.msg = outlet.add
+
+
+def _open(file: str) -> Outlet:
     if not file:
-        return sys.stderr
+        # Without a stderr of its own, 2 is the number of whatever was opened next.
+        return Outlet(-1 if sys.__stderr__ is None else sys.__stderr__.fileno(), own=False)
     try:
-        return Path(file).open("a", encoding="utf-8")
+        return Outlet.to_file(Path(file))
     except OSError as error:
-        raise ConfigError(f"option --log-file {file}: {error.strerror}") from None
+        why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+        raise ConfigError(f"option --log-file {file}: {why}") from None
 
 
 def _order(

@@ -3,8 +3,7 @@
 One's complement addition of 16-bit words is addition modulo 65535 (RFC 1071,
 section 2, and its note on the two zeros). Because 2**16 is 1 modulo 65535, a
 field of any width counts with its plain integer value, as long as it begins at
-an even offset; at an odd offset its bytes are swapped, which is a factor 256.
-So a whole rewrite is one subtraction:
+an even offset. So a whole rewrite is one subtraction:
 
     new_checksum = (old_checksum + old_fields - new_fields) % 65535
 
@@ -15,8 +14,6 @@ for exactly this.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 MODULUS = 0xFFFF
 PROTOCOL_TCP = 6
@@ -54,13 +51,3 @@ def updated(checksum: int, old: int, new: int) -> int:
     Fields of 16 or 32 bits, or the sum of several of them, are all the same here.
     """
     return (checksum + old - new) % MODULUS
-
-
-def updated_at_odd_offset(checksum: int, old: int, new: int) -> int:
-    """Like :func:`updated`, for a field that begins at an odd offset (RFC 1071, section 2B)."""
-    return (checksum + ((old - new) << 8)) % MODULUS
-
-
-def updated_words(checksum: int, changes: Sequence[tuple[int, int]]) -> int:
-    """Return ``checksum`` after several (old, new) changes of fields at even offsets."""
-    return (checksum + sum(old - new for old, new in changes)) % MODULUS

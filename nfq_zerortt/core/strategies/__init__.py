@@ -21,7 +21,13 @@ from nfq_zerortt.wire.view import SegmentView
 
 
 class Strategy(Protocol):
-    """How a handshake is played. Each answer contains one verdict on the packet given."""
+    """How a handshake is played. Each answer contains one verdict on the packet given.
+
+    The Send of the spoofed SYN-ACK stands before the verdict on the SYN, so that the SYN can
+    still pass untouched if it fails, and its report stands right behind it, for the latency.
+    A strategy that spoofs nothing sets ``flow.observed``: then the flow is only looked at, also
+    later.
+    """
 
     name: str
 
