@@ -1,0 +1,85 @@
+"""The command: ``python -m bench [NAMES] [--quick] [--json] [--write]``, as root."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import click
+from rich.console import Console
+
+from bench import report
+from bench.figures import bulk, connect, datapath, flows, synack, transfers
+from bench.report import Result
+from bench.rows import Row
+from nfq_zerortt.errors import ZeroRttError
+from nfq_zerortt.testbed.commands import require_programs, require_root
+
+FIGURES: dict[str, Callable[[bool], list[Row]]] = {
+    "connect": connect.measure,
+    "synack": synack.measure,
+    "transfers": transfers.measure,
+    "datapath": datapath.measure,
+    "flows": flows.measure,
+    "bulk": bulk.measure,
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("names", nargs=-1, type=click.Choice(list(FIGURES)), metavar="[NAMES]...")
+@click.option("--quick", is_flag=True, help="Few samples: does everything work?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--write", is_flag=True, help=f"Write docs/{report.PAGE.name} too.")
+def bench(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> int:
+    """Measure the figures NAMES: connect, synack, transfers, datapath, flows, bulk; or all.
+
+    Exit status 1 if a target is not met.
+    """
+    if write and (quick or names):
+        raise click.UsageError("--write is for a whole run: without NAMES and --quick")
+    require_root()
+    require_programs()
+    # As Ctrl-C: everything is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(stderr=as_json, width=None if sys.stdout.isatty() else 180)
+    host = report.machine()
+    results: list[Result] = []
+    for name in names or FIGURES:
+        started = time.monotonic()
+        with console.status(f"{name} …"):
+            rows = FIGURES[name](quick)
+        results.append(Result(name, tuple(rows), time.monotonic() - started))
+        if not as_json:
+            report.print_table(console, results[-1])
+    if as_json:
+        print(report.as_json(results, host))
+    if write:
+        report.PAGE.write_text(report.as_page(results, host), encoding="utf-8")
+    missed = [row for result in results for row in result.rows if row.met is False]
+    for row in missed:
+        console.print(f"[bold red]NOT met[/] {row.figure}: {row.measured} (target {row.target})")
+    return 1 if missed else 0
+
+
+def main() -> None:
+    """Run the command; errors become one line."""
+    try:
+        status = bench.main(prog_name="python -m bench", standalone_mode=False)
+    except ZeroRttError as error:
+        _fail(str(error), error.exit_status)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("interrupted; everything is taken down", 130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    print("bench: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ordinary TCP programs, and the verdict handler that the service is compared with."""
