@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+from collections.abc import Callable
 from dataclasses import asdict
+from types import FrameType
+from typing import Any
 
 import click
 
@@ -75,7 +79,10 @@ def status(as_json: bool, name: str) -> int:
 @click.argument("host", metavar="HOST")
 @click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, host: str, command: tuple[str, ...]) -> int:
-    """Run a command on a host (client, clientnic, servernic, server); its exit status is ours."""
+    """Run a command on a host (client, clientnic, servernic, server); its exit status is ours.
+
+    SIGTERM and SIGHUP are passed on to the command.
+    """
     hosts = load_topology().host_names
     if host not in hosts:
         raise ConfigError(f"HOST {host!r}: must be one of {', '.join(hosts)}")
@@ -85,14 +92,40 @@ def exec_(name: str, host: str, command: tuple[str, ...]) -> int:
     argv = command[1:] if command[0] == "--" else command
     if not argv:
         raise ConfigError("COMMAND is missing: testbed exec HOST -- COMMAND...")
-    process = Testbed.find(name).popen(host, argv)
-    # The keyboard's interrupt goes to the command as well: how to end is its decision.
-    before = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        returned: int = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    found = Testbed.find(name)
+    returned = _run_and_pass_signals(lambda: found.popen(host, argv))
     return returned if returned >= 0 else 128 - returned
+
+
+def _run_and_pass_signals(start: Callable[[], subprocess.Popen[Any]]) -> int:
+    """Start a process and wait for it; who asks us to end asks the process, and it decides how.
+
+    The keyboard's interrupt reaches the process without us.
+    """
+    process: subprocess.Popen[Any] | None = None
+    early: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored (nohup) stays so; a handler, unlike that, is not inherited.
+    passed = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    interrupt = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        for number in passed:
+            signal.signal(number, pass_on)
+        process = start()
+        for came in early:
+            process.send_signal(came)
+        return int(process.wait())
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        for number in passed:
+            signal.signal(number, before[number])
 
 
 def _print(found: TestbedStatus) -> None:

@@ -46,24 +46,24 @@ class Handshake:
 
     # --- towards the client ---------------------------------------------------------------
 
-    def spoof_syn_ack(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
+    def spoof_syn_ack(self, flow: Flow, now: float) -> list[Action]:
         """Answer the client's SYN in the server's name."""
         known = self._memory.recall(flow.server, now)
         flow.offer = make_offer(flow.client_options, known, now, ipv6=flow.ipv6)
         flow.isn_spoofed, flow.tsval_spoofed = self._numbers.draw(flow.client_key, now)
         flow.apply(Event.SYN_ACK_SPOOFED)
-        actions = self.send_syn_ack(flow, syn)
+        actions = self.send_syn_ack(flow)
         again = min(self.syn_ack_wait(flow), self._limits.half_open_timeout_s)
         self._table.set_timer(flow, now + again, now)
         return actions
 
-    def send_syn_ack(self, flow: Flow, syn: SegmentView) -> list[Action]:
-        """Send the SYN-ACK for a SYN, the first one or the same again."""
+    def answer_syn_again(self, flow: Flow, syn: SegmentView) -> list[Action]:
+        """Send the same SYN-ACK again, for a SYN that came again with a newer timestamp."""
         stamps = syn.readable_options.timestamps
         return self._send_syn_ack(flow, stamps[0] if stamps else 0)
 
-    def repeat_syn_ack(self, flow: Flow) -> list[Action]:
-        """Send the same SYN-ACK again, unasked: the client has not acknowledged it."""
+    def send_syn_ack(self, flow: Flow) -> list[Action]:
+        """Send the SYN-ACK for the flow's first SYN, for the first time or again unasked."""
         stamps = flow.client_options.timestamps
         return self._send_syn_ack(flow, stamps[0] if stamps else 0)
 

@@ -138,8 +138,8 @@ def mss_of(options: OptionSet, *, ipv6: bool) -> int:
     return max(options.mss or default, _LEAST_MSS)
 
 
-def whitelisted(data: bytes, offer: Offer) -> bytes:
-    """Return the option bytes of the client's SYN as the server may see them.
+def whitelisted(data: bytes, client: OptionSet, offer: Offer) -> bytes:
+    """Return the option bytes ``data`` of the client's SYN as the server may see them.
 
     What is not promised to the client becomes no-operations, so the length stays. The MSS is
     bounded by what the queue can carry.
@@ -151,6 +151,8 @@ def whitelisted(data: bytes, offer: Offer) -> bytes:
         allowed.add(opt.TIMESTAMPS)
     if offer.window_scale is not None:
         allowed.add(opt.WINDOW_SCALE)
+    if allowed.issuperset(client.kinds) and (client.mss or 0) <= MAX_MSS:
+        return data
     kept: list[opt.Option] = []
     for kind, value in opt.parse(data):
         if kind in (opt.NOP, opt.END):

@@ -95,7 +95,7 @@ class Opening:
             return [Drop("syn_challenged"), Send(Side.CLIENT, challenge, "challenge_ack")]
         if flow.state is State.HOLDING:
             return [Drop("syn_repeated")]
-        return [Drop("syn_repeated"), *self._moves.send_syn_ack(flow, view)]
+        return [Drop("syn_repeated"), *self._moves.answer_syn_again(flow, view)]
 
     def _client_reset(self, flow: Flow, view: SegmentView, now: float) -> Actions:
         if not self._may_be_the_clients(flow, view.seq):
@@ -214,7 +214,7 @@ class Opening:
         """Our SYN-ACK or the client's ACK was lost, or there is no client."""
         deadline = flow.created + self._limits.half_open_timeout_s
         if now < deadline:
-            yield from self._moves.repeat_syn_ack(flow)
+            yield from self._moves.send_syn_ack(flow)
             again = now + self._moves.syn_ack_wait(flow)
             self._table.set_timer(flow, min(again, deadline), now)
             return

@@ -86,7 +86,9 @@ def server_syn(syn: SegmentView, offer: Offer) -> bytes:
     """
     (offset_flags,) = struct.unpack_from(">H", syn.raw, syn.tcp + 12)
     old = syn.option_bytes
-    new = whitelisted(old, offer)
+    new = whitelisted(old, syn.options, offer)
+    if new == old and not offset_flags & ECN:
+        return syn.raw[: syn.end]
     plain = offset_flags & ~ECN
     checksum = updated(
         syn.checksum,

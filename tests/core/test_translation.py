@@ -190,7 +190,7 @@ def test_the_server_is_asked_only_for_what_was_promised(listed: opt.Options) -> 
     except ValueError:
         return
     offer = make_offer(client, None, 0.0, ipv6=False)
-    result = whitelisted(data, offer)
+    result = whitelisted(data, client, offer)
     assert len(result) == len(data)
     promised = {opt.MSS, *(kind for kind, _ in offer.options(0, 0))}
     assert {kind for kind, _ in opt.parse(result)} <= promised | {opt.NOP, opt.END}

@@ -25,7 +25,7 @@ class Hold:
     def on_syn(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
         """Answer the client first: that is what it waits for."""
         return [
-            *self._moves.spoof_syn_ack(flow, syn, now),
+            *self._moves.spoof_syn_ack(flow, now),
             *self._moves.forward_syn(flow, syn, now),
         ]
 
