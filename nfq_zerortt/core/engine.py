@@ -180,6 +180,8 @@ class Engine:
             return f"odd_flags {names(view.flags)}"
         if view.fragment:
             return "fragment"
+        if not packets.is_intact(view):
+            return "wrong_checksum"  # the server will not answer it
         try:
             options = view.options
         except WireError as error:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
 from support.captures import POINTS
+from support.counters import checksum_errors, queue_drops
 from support.peers import Peers, next_port
 from support.service import RunningService
 
@@ -63,8 +63,11 @@ def network(testbed_factory: Callable[..., Testbed]) -> Testbed:
 @pytest.fixture(scope="module")
 def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """The service with its defaults, shared by the tests of a module."""
+    before = checksum_errors(network)
     with RunningService(network, tmp_path_factory.mktemp("service")) as running:
         yield running
+        assert queue_drops(network) == 0
+    assert checksum_errors(network) == before
 
 
 @pytest.fixture

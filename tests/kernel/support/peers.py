@@ -1,0 +1,138 @@
+"""The two ends of a connection: plain sockets of the client's and the server's kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from nfq_zerortt.testbed.network import Testbed
+from support.namespaces import inside
+from support.waiting import PATIENCE_S
+
+SERVER = "10.0.3.2"
+LINGER_0 = struct.pack("ii", 1, 0)
+_PORTS = itertools.count(20_000)
+
+
+def next_port() -> int:
+    """Return a server port that no other test has: nothing was learned of it yet."""
+    return next(_PORTS)
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    """Return bytes in which no part is like another."""
+    return random.Random(seed).randbytes(size)
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of the data."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def receive(source: socket.socket, size: int) -> bytes:
+    """Return exactly ``size`` bytes."""
+    data = bytearray()
+    while len(data) < size:
+        piece = source.recv(min(size - len(data), 1 << 16))
+        assert piece, f"the stream ended after {len(data)} of {size} bytes"
+        data += piece
+    return bytes(data)
+
+
+def receive_all(source: socket.socket) -> bytes:
+    """Return everything up to the other end's FIN."""
+    return b"".join(iter(lambda: source.recv(1 << 16), b""))
+
+
+@contextmanager
+def sending(target: socket.socket, data: bytes) -> Iterator[None]:
+    """Send while the block runs; all must have been taken when it ends."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            target.sendall(data)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive(), "the data was not taken"
+    if failed:
+        raise failed[0]
+
+
+def transfer(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
+    """Send data from one end to the other and compare the hashes."""
+    with sending(sender, data):
+        got = receive(receiver, len(data))
+    assert digest(got) == digest(data)
+
+
+@dataclass
+class Peers:
+    """Makes sockets on the client and on the server of a testbed; ``close`` closes them all."""
+
+    testbed: Testbed
+
+    def __post_init__(self) -> None:
+        self._open = ExitStack()
+
+    def close(self) -> None:
+        """Close every socket."""
+        self._open.close()
+
+    def tcp(self, host: str, protocol: int = 0) -> socket.socket:
+        """Return a new TCP socket on a host."""
+        with inside(self.testbed.netns(host)):
+            made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+        self._open.callback(made.close)
+        made.settimeout(PATIENCE_S)
+        return made
+
+    def listen(
+        self, port: int, *, receive_buffer: int | None = None, protocol: int = 0
+    ) -> socket.socket:
+        """Return a listening socket on the server."""
+        listener = self.tcp("server", protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if receive_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        listener.bind((SERVER, port))
+        listener.listen(128)
+        return listener
+
+    def accept(self, listener: socket.socket) -> socket.socket:
+        """Return the next connection of a listener."""
+        accepted, _ = listener.accept()
+        self._open.callback(accepted.close)
+        accepted.settimeout(PATIENCE_S)
+        return accepted
+
+    def connect(
+        self, port: int, *, source_port: int = 0, receive_buffer: int | None = None
+    ) -> socket.socket:
+        """Return a connected socket on the client."""
+        client = self.tcp("client")
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source_port:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(("", source_port))
+        client.connect((SERVER, port))
+        return client
+
+    def pair(self, port: int) -> tuple[socket.socket, socket.socket]:
+        """Return both ends of a new connection: the client's and the server's."""
+        listener = self.listen(port)
+        client = self.connect(port)
+        return client, self.accept(listener)
