@@ -16,18 +16,13 @@ from typing import IO
 from xml.etree import ElementTree
 
 import pytest
+from support.namespaces import UNPRIVILEGED
 
 import nfq_zerortt
 from nfq_zerortt.testbed import state
 
 COMMAND = (sys.executable, "-m", "nfq_zerortt", "demo")
-AS_NOBODY = (
-    sys.executable,
-    "-c",
-    "import os; from nfq_zerortt.cli import main; "
-    "os.setgroups([]); os.setgid(65534); os.setuid(65534); main()",
-    "demo",
-)
+AS_NOBODY = (*UNPRIVILEGED, *COMMAND)
 PACKAGE_PARENT = str(Path(nfq_zerortt.__file__).parents[1])
 FIGURES = ("connect_ms", "first_byte_sent_ms", "first_byte_at_server_ms", "first_byte_back_ms")
 SVG = "http://www.w3.org/2000/svg"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from support.captures import Captures
 from support.checker import check_checksums, check_untouched
+from support.namespaces import UNPRIVILEGED
 from support.peers import SERVER, Peers, content, transfer
 from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, RunningService, rules
 
@@ -31,10 +31,6 @@ COMMIT
 -A FORWARD -p tcp -m tcp --dport 1 -j DROP
 COMMIT
 """
-AS_NOBODY = (
-    "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
-    "from nfq_zerortt.cli import main; main()"
-)
 
 
 @pytest.fixture
@@ -286,5 +282,5 @@ def test_wrong_configuration(
 
 
 def test_without_privilege(network: Testbed) -> None:
-    command = (sys.executable, "-c", AS_NOBODY)
+    command = (*UNPRIVILEGED, *COMMAND)
     expect_error(network, BOTH_SIDES, status=3, words=("root",), command=command)

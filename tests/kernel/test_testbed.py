@@ -10,10 +10,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.namespaces import UNPRIVILEGED
 
 import nfq_zerortt
 from nfq_zerortt.errors import ConfigError, ZeroRttError
@@ -26,10 +27,6 @@ from nfq_zerortt.testbed.wan import WanSettings
 MakeTestbed = Callable[..., Testbed]
 
 MAIN = "from nfq_zerortt.cli import main; main()"
-AS_NOBODY = (
-    "import os; from nfq_zerortt.cli import main; "
-    "os.setgroups([]); os.setgid(65534); os.setuid(65534); main()"
-)
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join(
         [str(Path(nfq_zerortt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -40,10 +37,10 @@ SERVER = "10.0.3.2"
 SERVER_V6 = "fd6e:6671:7a01:3::2"
 
 
-def command(*arguments: str, code: str = MAIN) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run ``nfq-zerortt testbed …``."""
     return subprocess.run(
-        (sys.executable, "-c", code, "testbed", *arguments),
+        (*prefix, sys.executable, "-c", MAIN, "testbed", *arguments),
         capture_output=True,
         text=True,
         timeout=60,
@@ -179,7 +176,7 @@ def test_not_a_number_is_no_setting() -> None:
     "arguments", [("up",), ("down",), ("status",), ("exec", "client", "--", "true")]
 )
 def test_not_root_is_said_in_one_line(arguments: tuple[str, ...]) -> None:
-    done = command(*arguments, code=AS_NOBODY)
+    done = command(*arguments, prefix=UNPRIVILEGED)
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
     assert "root" in done.stderr
@@ -502,6 +499,37 @@ def test_exec_passes_the_exit_status(line: Testbed) -> None:
     for script, status in (("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)):
         done = command("exec", "--name", line.name, "client", "--", "sh", "-c", script)
         assert done.returncode == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("script", "said", "status"),
+    [
+        ("trap 'echo asked; exit 9' TERM HUP; echo started; while :; do sleep 0.05; done", 1, 9),
+        ("echo started; exec sleep 60", 0, None),
+    ],
+    ids=["heard", "fatal"],
+)
+def test_exec_passes_signals(
+    line: Testbed, number: signal.Signals, script: str, said: int, status: int | None
+) -> None:
+    options = ("exec", "--name", line.name, "client", "--", "sh", "-c", script)
+    process = subprocess.Popen(
+        (sys.executable, "-c", MAIN, "testbed", *options),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(number)
+        # The output ends when the command has ended.
+        assert process.communicate(timeout=10)[0] == said * "asked\n"
+        assert process.returncode == (128 + number if status is None else status)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_exec_passes_options_of_the_command(line: Testbed) -> None:

@@ -37,3 +37,8 @@ def inside(namespace: str) -> Iterator[None]:
             _enter(own)
     finally:
         os.close(own)
+
+
+UNPRIVILEGED = ("unshare", "--user", "--")
+"""Before a command: run it as nobody, without a capability, and still able to read the files of
+whoever runs the tests, wherever the Python that they use is installed."""
