@@ -3,7 +3,7 @@
 #   PYTHON=…  builds .venv with:   make venv PYTHON=python3.13  (after make clean)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test fast lint bench clean
 
 bin := .venv/bin
 shell_files := .ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*.sh)
@@ -31,6 +31,10 @@ test: ## all tests, the fast ones without packets first (root)
 	$(need_root)
 	@bash scripts/setup.sh test
 	@$(bin)/pytest $(fast_tests) $(other_tests) $(ARGS)
+
+fast: ## the tests without packets, in seconds
+	@bash scripts/setup.sh fast
+	@$(bin)/pytest $(fast_tests) $(ARGS)
 
 lint: ## ruff, mypy and shellcheck
 	@bash scripts/setup.sh lint

@@ -114,6 +114,7 @@ _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "log_format": LOG_FORMATS,
     "log_level": LOG_LEVELS,
 }
+_NOT_YET = frozenset({("strategy", "fastopen"), ("data_path", "kernel")})
 _RANGES: Mapping[str, tuple[int, int]] = {
     "queue": (0, 65535),
     "max_flows": (1, 10_000_000),
@@ -152,6 +153,9 @@ def _checked(name: str, value: Any, example: Any, shown: str) -> Any:
     if type(value) is not type(example):
         kind = {bool: "true or false", int: "a whole number", str: "a text"}[type(example)]
         raise ConfigError(f"{shown} = {value!r}: {kind} is allowed")
+    if (name, value) in _NOT_YET:
+        allowed = ", ".join(_ALLOWED[name])
+        raise ConfigError(f"{shown} = {value!r} is not in this version; allowed are {allowed}")
     if name in _ALLOWED and value not in _ALLOWED[name]:
         raise ConfigError(f"{shown} = {value!r}: allowed are {', '.join(_ALLOWED[name])}")
     if name in _RANGES:

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh run     for the command and the demonstration
 #   scripts/setup.sh test    for the tests and benchmarks as well
+#   scripts/setup.sh fast    for the tests that need no packets, and no root
 #   scripts/setup.sh lint    for ruff, mypy and shellcheck
 #
 # A second run changes nothing, needs no network and takes a moment. One that was
@@ -37,8 +38,9 @@ case $purpose in
         services=(nginx redis-server redis-tools iperf3 netcat-openbsd curl conntrack
             iputils-ping nftables openssl)
         ;;
+    fast) ;;
     lint) packages+=(shellcheck) ;;
-    *) fail "unknown purpose '$purpose': run, test and lint are known" ;;
+    *) fail "unknown purpose '$purpose': run, test, fast and lint are known" ;;
 esac
 
 # A virtual environment that stands needs no second look at its Python.

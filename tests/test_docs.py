@@ -277,8 +277,10 @@ def check_command(words: list[str]) -> None:
     command: click.Command = cli
     rest = list(words)
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        assert rest[0] in command.commands, f"no command {rest[0]!r} in: {' '.join(words)}"
-        command = command.commands[rest.pop(0)]
+        name = rest.pop(0)
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, f"no command {name!r} in: {' '.join(words)}"
+        command = found
     known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
     for word in rest:
         if word == "--":

@@ -35,7 +35,9 @@ def testbed() -> None:
 @testbed.command()
 @click.option("--rtt", default="100ms", show_default=True, help="The WAN's round trip, as in 0.1s.")
 @click.option("--loss", default="0%", show_default=True, help="Lost in each direction, as in 0.5%.")
-@click.option("--rate", help="The WAN's rate in each direction, as in 100mbit.  [default: none]")
+@click.option(
+    "--rate", help="The WAN's rate in each direction, as in 100mbit; no limit without it."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show each command of the system as it runs.")
 @_name
 def up(rtt: str, loss: str, rate: str | None, verbose: bool, name: str) -> None:

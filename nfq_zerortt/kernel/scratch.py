@@ -34,7 +34,10 @@ def attempt(action: Callable[[], str]) -> Attempt:
     the host allows that.
     """
     reading, writing = os.pipe()
+    # A signal whose handler raises would be lost in the hooks that run around a fork.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     child = os.fork()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if child == 0:
         os.close(reading)
         _run(action, writing)

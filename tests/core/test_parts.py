@@ -13,6 +13,7 @@ from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.held import Duplicates, Held
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory, Server
+from nfq_zerortt.core.passing import Passing
 from nfq_zerortt.core.states import TRANSITIONS, Event, IllegalTransitionError, State, after
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.wire import flags as fl
@@ -20,7 +21,7 @@ from nfq_zerortt.wire.segment import Segment
 from nfq_zerortt.wire.seqnum import add, distance
 from nfq_zerortt.wire.view import SegmentView, look
 from tests import strategies
-from tests.scenarios.script import Numbers, Run
+from tests.scenarios.script import Numbers, Run, filled, scripts
 
 SECRET = bytes(32)
 
@@ -107,6 +108,18 @@ def test_timers_fire_once_in_order_and_can_be_moved() -> None:
     assert table.next_deadline() is None
 
 
+def test_a_flow_that_is_gone_makes_no_more_room() -> None:
+    table = FlowTable()
+    flow = Flow(1, segment(5, flags=fl.SYN), "hold", 0.0)
+    table.add(flow)
+    for event in (Event.SYN_ACK_SPOOFED, Event.SERVER_SYN_ACK, Event.CLIENT_RST):
+        flow.apply(event)
+    table.changed(flow)
+    assert table.oldest_ended() is flow
+    table.remove(flow)
+    assert table.oldest_ended() is None
+
+
 def test_a_far_timer_does_not_keep_a_flow_in_memory_for_days() -> None:
     table = FlowTable()
     flow = Flow(1, segment(5, flags=fl.SYN), "hold", 0.0)
@@ -166,6 +179,28 @@ def test_memory_is_bounded_and_forgets_after_an_hour() -> None:
     newest = (19_999).to_bytes(6, "big")
     assert memory.recall(newest, 3600.0) is not None
     assert memory.recall(newest, 3601.0) is None
+
+
+# --- connections that pass ----------------------------------------------------------------
+
+
+def test_passing_connections_are_bounded_and_the_quietest_forgotten() -> None:
+    passing = Passing()
+    raw = segment(5).raw
+
+    def client(number: int) -> SegmentView:
+        return look(raw[:12] + number.to_bytes(4, "big") + raw[16:])
+
+    most = 131_072 // 2
+    for number in range(most):
+        passing.add(client(number), 1.0)
+    assert passing.knows(client(0), 2.0)
+    passing.add(client(most), 3.0)
+    passing.add(client(most + 1), 3.0)  # two keys each, and the first one's was just seen
+    assert passing.knows(client(0), 4.0)
+    assert passing.knows(client(most), 4.0)
+    assert passing.knows(client(2), 4.0)
+    assert not passing.knows(client(1), 4.0)
 
 
 # --- engine -------------------------------------------------------------------------------
@@ -238,6 +273,83 @@ def test_any_order_of_near_numbers_is_dealt_with(
     assert run.engine.table.half_open == 0
 
 
+def play(*steps: str, **limits: int) -> Run:
+    """Play the steps after a client's SYN; the engine is the result's."""
+    run = Run(Numbers(c=1_000_000, r=3_000_000_000), limits=limits, check_payload=False)
+    run.play("\n".join([">> 0 client SYN C <mss 1460 sackOK ts TC/0 ws 7>", *steps]))
+    return run
+
+
+def established(mss: int = 1460) -> tuple[Engine, bytes]:
+    """Return an engine with one established flow, and a segment of its client's, 1200 bytes."""
+    run = play(
+        ">> 0.001 client ACK C+1 ack S+1",
+        f">> 0.1 server SYN,ACK R ack C+1 <mss {mss} ts TR/TC ws 7>",
+    )
+    assert run.engine is not None
+    (flow,) = run.engine.table
+    one = Segment(
+        src=bytes((10, 0, 1, 2)),
+        dst=bytes((10, 0, 3, 2)),
+        sport=43210,
+        dport=80,
+        seq=add(flow.isn_client, 1),
+        ack=add(flow.isn_spoofed, 1),
+        flags=fl.ACK,
+        window=100,
+        payload=bytes(range(100)) * 12,
+    )
+    return run.engine, one.emit()
+
+
+def test_no_more_than_256_segments_are_held_for_a_flow() -> None:
+    run = play(
+        *(f">> 0.1 client ACK C+{1 + n} ack S+1 len 1" for n in range(300)),
+        held_bytes_per_flow=1 << 30,
+    )
+    assert run.engine is not None
+    (flow,) = run.engine.table
+    assert len(flow.held) == 256
+
+
+def test_a_packet_that_the_queue_has_cut_off_is_dropped_where_it_would_be_translated() -> None:
+    engine, raw = established()
+    cut_off, other = raw[:1000], raw[:12] + bytes((10, 9, 9, 9)) + raw[16:1000]
+    verdict, said = engine.packet(cut_off, Side.CLIENT, 1001.0)
+    assert verdict == Drop("too_long")
+    assert isinstance(said, Report)
+    assert said.event == "packet.malformed"
+    assert engine.packet(other, Side.CLIENT, 1001.0) == [Accept("too_long")]
+
+
+@pytest.mark.parametrize("words", [0, 4])
+def test_a_header_length_that_cannot_be_is_left_alone_on_the_short_way_too(words: int) -> None:
+    engine, raw = established()
+    assert isinstance(engine.packet(raw, Side.CLIENT, 1001.0)[0], Replace)
+    odd = raw[:32] + bytes((words << 4,)) + raw[33:]
+    assert isinstance(engine.packet(odd, Side.CLIENT, 1001.0)[0], Accept)
+
+
+def test_a_header_longer_than_its_packet_is_left_alone_on_the_short_way_too() -> None:
+    engine, raw = established()
+    short = bytearray(raw[:44])
+    short[2:4] = (44).to_bytes(2, "big")
+    short[32] = 15 << 4
+    assert isinstance(engine.packet(bytes(short), Side.CLIENT, 1001.0)[0], Accept)
+
+
+def test_a_damaged_segment_is_not_cut_for_the_pieces_would_look_sound() -> None:
+    engine, raw = established(mss=600)
+    assert engine.packet(raw, Side.CLIENT, 1001.0)[0] == Drop("split")
+    damaged = raw[:-1] + bytes((raw[-1] ^ 1,))
+    (verdict,) = engine.packet(damaged, Side.CLIENT, 1001.0)
+    assert isinstance(verdict, Replace)
+    assert len(verdict.data) == len(damaged)
+    view = look(verdict.data)
+    whole = Segment.from_view(view)
+    assert look(whole.emit()).checksum != view.checksum
+
+
 def test_shutting_down_resets_both_ends_of_every_flow() -> None:
     engine = Engine("hold", Limits(), SECRET)
     engine.packet(segment(5, flags=fl.SYN).raw, Side.CLIENT, 1.0)
@@ -256,6 +368,22 @@ def test_a_draining_engine_takes_no_new_flow() -> None:
     assert actions[0] == Accept("service_stopping")
 
 
+def test_a_syn_with_a_wrong_checksum_is_left_alone() -> None:
+    engine = Engine("hold", Limits(), SECRET)
+    raw = bytearray(segment(5, flags=fl.SYN).raw)
+    raw[36] ^= 1
+    assert engine.packet(bytes(raw), Side.CLIENT, 1.0)[0] == Accept("wrong_checksum")
+
+
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ValueError, match="no strategy"):
         Engine("nonsense", Limits(), SECRET)
+
+
+def test_the_runner_writes_a_script_as_it_stands() -> None:
+    """From the steps alone: the verdicts, and the empty lines between steps, are its work."""
+    for script in scripts():
+        text = script.read_text(encoding="utf-8")
+        header, mark, steps = text.partition("\n\n>>")
+        bare = [line for line in steps.splitlines() if line and not line.startswith("<<")]
+        assert filled(header + mark + "\n".join(bare)) == text

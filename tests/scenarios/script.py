@@ -12,21 +12,28 @@ A script is a text file. Its header says in comments what it shows. Then::
     >> 0.25 tick
 
 After ``>>`` stands the time in seconds, the side that the segment comes from
-(``client:5000`` for another port of the client's than 43210), its flags, its
-sequence number, ``ack`` with the acknowledgement number, ``len`` with the
-payload's length, ``win`` with the window field, ``urg`` with the urgent
-pointer, and the options. ``tick`` lets
-the timers run.
+(``client:5000`` for another port of the client's than 43210), its flags (``-``
+for none), its sequence number, ``ack`` with the acknowledgement number,
+``len`` with the payload's length, ``win`` with the window field, ``urg`` with
+the urgent pointer, and the options. ``tick`` lets the timers run, ``stop``
+ends the service.
 
 Numbers are written as a distance from the client's ISN (C), the spoofed one
 (S) and the real server's (R); timestamps from the client's clock (TC), the
-spoofed (TS) and the real (TR).
+spoofed (TS) and the real (TR). ``~C`` is a number far away from C (C + 0x50000000),
+as a stranger guesses it; a plain number is that number itself. After ``<<``, ``?``
+stands before a number that is near no letter.
 What comes from the client has numbers of its own, so the runner can check a
 script with any ISNs: each runs also where every number wraps around.
 
+The options are ``mss 1460``, ``ws 7``, ``sackOK``, ``ts TC/0`` (TSval/TSecr),
+``sack S+1:S+11,S+21:S+31``, ``nop``, and ``kind N:hex`` for any other: its number
+and its data.
+
 After ``<<`` stands ``pass`` (replaced and passed on), ``accept`` (passed
 untouched) or ``drop`` with a reason; ``client`` or ``server`` and the segment
-that is sent there; or ``log`` with the event and its telling fields.
+that is sent there; or ``log`` with the event and its telling fields. Data is
+the pattern that tells its place in the stream, and is checked.
 
 The runner turns what happened into the same text, so a failure is a diff.
 """
@@ -34,6 +41,7 @@ The runner turns what happened into the same text, so a failure is a diff.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,6 +138,8 @@ class Run:
         self.now = START + float(when)
         if side == "tick":
             return self._shown(engine.tick(self.now), None)
+        if side == "stop":
+            return self._shown(engine.shut_down(self.now), None)
         came_from = Side(side)
         raw = self._packet(came_from, rest[0])
         actions = engine.packet(raw, came_from, self.now)
@@ -309,9 +319,35 @@ def scripts() -> list[Path]:
     return sorted(Path(__file__).parent.glob("*.script"))
 
 
-if __name__ == "__main__":
-    # "python -m tests.scenarios.script FILE" prints the script with what really happens: the
-    # way to write a new one. Read every line before you believe it.
-    import sys
+def filled(text: str) -> str:
+    """Return the script with what really happens, and an empty line between its steps."""
+    lines: list[str] = []
+    for line in Run(Numbers(c=1_000_000, r=3_000_000_000)).play(text).splitlines():
+        before = lines[-1] if lines else ""
+        if (line.startswith(">>") and before and not before.startswith("#")) or (
+            line.startswith("#") and before.startswith((">>", "<<"))
+        ):
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
-    sys.stdout.write(Run(Numbers(c=1_000_000, r=3_000_000_000)).play(Path(sys.argv[1]).read_text()))
+
+def main(arguments: list[str]) -> None:
+    """Print a script with what really happens, or write that into it."""
+    write = "--write" in arguments
+    for name in arguments:
+        if name == "--write":
+            continue
+        path = Path(name)
+        text = filled(path.read_text(encoding="utf-8"))
+        if write:
+            path.write_text(text, encoding="utf-8")
+        else:
+            sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    # "python -m tests.scenarios.script FILE" prints the script with what really happens, with
+    # --write FILE it is written there: the way to make a new one. Read every line before you
+    # believe it.
+    main(sys.argv[1:])
