@@ -85,6 +85,7 @@ class Service:
         self._writing = False
         self._flows = 0
         self._rules_are_set = False
+        self._answered: list[Packet] = []
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; the rules are gone afterwards.
@@ -190,7 +191,7 @@ class Service:
     def _empty_queue(self) -> None:
         """Give a verdict on what still waits: closing the queue drops it."""
         until = time.monotonic() + _EMPTY_S
-        while self._queue.handle_batch() and time.monotonic() < until:
+        while self._handle_batch() and time.monotonic() < until:
             pass
 
     def _reload(self) -> None:
@@ -219,8 +220,20 @@ class Service:
     # --- packets --------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self._queue.handle_batch()
+        self._handle_batch()
         self._set_timer()
+
+    def _handle_batch(self) -> bool:
+        """Handle the packets that wait, up to a bounded number; tell whether more may wait.
+
+        The SYNs of a burst go on to their servers when all of their clients are answered: a
+        verdict takes longer than an answer, and it is the answer that a client waits for.
+        """
+        more = self._queue.handle_batch()
+        for packet in self._answered:
+            _accept_if_open(packet)
+        self._answered.clear()
+        return more
 
     def _on_packet(self, packet: Packet) -> None:
         started = time.monotonic()
@@ -252,10 +265,10 @@ class Service:
     def _carry_out(
         self, packet: Packet, raw: bytes, side: Side, actions: Actions, started: float
     ) -> None:
-        undecided = True
+        undecided, answered = True, False
         for action in actions:
             if isinstance(action, Send):
-                sent = self._send(action)
+                sent = answered = self._send(action)
                 if undecided and not sent and action.reason == SPOOFED_SYN_ACK:
                     # Then the client has to wait for the server's own SYN-ACK.
                     instead = self._engine.withdraw(raw, started)
@@ -269,6 +282,8 @@ class Service:
                     packet.set_payload(action.data)
                 if isinstance(action, Drop):
                     packet.drop()
+                elif answered:
+                    self._answered.append(packet)
                 else:
                     packet.accept()
             if self._debug:
