@@ -18,11 +18,6 @@ def distance(start: int, end: int) -> int:
     return way - MODULUS if way >= HALF else way
 
 
-def before(first: int, second: int) -> bool:
-    """Tell whether ``first`` lies before ``second`` in sequence space."""
-    return ((first - second) & MASK) >= HALF
-
-
 def within(number: int, start: int, end: int) -> bool:
     """Tell whether ``start <= number <= end``, all taken modulo 2**32."""
     return ((number - start) & MASK) <= ((end - start) & MASK)
