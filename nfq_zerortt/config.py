@@ -1,7 +1,8 @@
 """One settings object: defaults, then the configuration file, then the command's flags.
 
 The file is TOML; its keys are the names of the fields here, the limits in a
-table ``[limits]``. An unknown key is an error.
+table ``[limits]``, servers treated in a way of their own in tables
+``[[destination]]``. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nfq_zerortt import destinations
+from nfq_zerortt.destinations import Destination
 from nfq_zerortt.errors import ConfigError
-from nfq_zerortt.ports import PortSet
+from nfq_zerortt.ports import ALL_PORTS, PortSet
 
 DEFAULT_CONFIG = Path("/etc/nfq-zerortt/config.toml")
 
@@ -33,9 +36,13 @@ class Limits:
         held_bytes_per_flow: early data kept for one flow; beyond, a segment is not taken and
             the client repeats it.
         held_bytes_total: the same for all flows together.
+        unanswered_per_prefix: spoofed SYN-ACKs that the clients of one prefix (/24, IPv6 /56) may
+            leave unanswered; a tenth comes back each second. Beyond, new flows pass untouched.
         half_open_timeout_s: how long a client may take to acknowledge our SYN-ACK.
         syn_retry_ms: wait before the SYN to the server is repeated the first time; doubles.
         syn_retries: how often it is repeated before the client's connection is reset.
+        leave_alone_s: how long connections to a server that refused, was unreachable or did not
+            answer pass untouched; twice as long each time it does so again. 0: not at all.
         idle_timeout_s: an established flow without a packet for so long is forgotten; the
             default is what Linux' connection tracking uses.
         time_wait_s: how long the numbers of a closed flow are kept, for repeated FINs.
@@ -46,9 +53,11 @@ class Limits:
     max_half_open: int = 4096
     held_bytes_per_flow: int = 131_072
     held_bytes_total: int = 67_108_864
+    unanswered_per_prefix: int = 1000
     half_open_timeout_s: int = 10
     syn_retry_ms: int = 250
     syn_retries: int = 8
+    leave_alone_s: int = 60
     idle_timeout_s: int = 432_000
     time_wait_s: int = 65
     reset_linger_s: int = 10
@@ -66,13 +75,14 @@ class Config:
     server_iface: str = ""
     strategy: str = "auto"
     data_path: str = "auto"
-    ports: PortSet = field(default_factory=lambda: PortSet.parse("all"))
+    ports: PortSet = ALL_PORTS
     queue: int = 0
     rules: bool = True
     realtime: bool = True
     log_format: str = "json"
     log_level: str = "info"
     log_file: str = ""
+    destinations: tuple[Destination, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     def with_flags(self, **flags: Any) -> Config:
@@ -100,7 +110,10 @@ def load(path: Path | None) -> Config:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    config = Config()
+    config = replace(
+        Config(),
+        destinations=destinations.read(values.pop("destination", []), STRATEGIES, f"{path}: key "),
+    )
     limits = values.pop("limits", {})
     if not isinstance(limits, dict):
         raise ConfigError(f"{path}: limits must be a table")
@@ -121,19 +134,24 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "max_half_open": (1, 10_000_000),
     "held_bytes_per_flow": (0, 1 << 30),
     "held_bytes_total": (0, 1 << 36),
+    "unanswered_per_prefix": (1, 10_000_000),
     "half_open_timeout_s": (1, 3600),
     "syn_retry_ms": (10, 60_000),
     "syn_retries": (0, 15),
+    "leave_alone_s": (0, 3600),
     "idle_timeout_s": (1, 10_000_000),
     "time_wait_s": (1, 3600),
     "reset_linger_s": (1, 3600),
 }
 
+_TABLES = frozenset({"limits", "destinations"})
+"""Not keys of their own: read from tables."""
+
 _Settings = TypeVar("_Settings", Config, Limits)
 
 
 def _updated(settings: _Settings, values: Mapping[str, Any], where: str) -> _Settings:
-    known = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "limits"}
+    known = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in _TABLES}
     checked: dict[str, Any] = {}
     for name, value in values.items():
         shown = where + (name.replace("_", "-") if where.endswith("--") else name)

@@ -59,6 +59,11 @@ class PortSet:
             return "all"
         return ",".join(_written(one, "-") for one in self.ranges)
 
+    def __or__(self, other: PortSet) -> PortSet:
+        if self.is_all or other.is_all:
+            return ALL_PORTS
+        return PortSet(_merged([*self.ranges, *other.ranges]))
+
     def multiport_groups(self) -> tuple[str, ...]:
         """Return the set as values of ``multiport --dports``, each within its 15 slots.
 
@@ -74,6 +79,9 @@ class PortSet:
             groups[-1].append(_written(one, ":"))
             free -= slots
         return tuple(",".join(group) for group in groups)
+
+
+ALL_PORTS = PortSet()
 
 
 def _merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

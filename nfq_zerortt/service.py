@@ -25,12 +25,13 @@ from nfq_zerortt.core.actions import Action, Actions, Drop, Replace, Report, Sen
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
 from nfq_zerortt.errors import ConfigError, ZeroRttError
-from nfq_zerortt.kernel.features import require_for_run, warnings_for_run
+from nfq_zerortt.kernel.features import require_for_run, served_families, warnings_for_run
 from nfq_zerortt.kernel.queue import PacketQueue
 from nfq_zerortt.kernel.raw import RawSender
 from nfq_zerortt.kernel.rules import RuleSet
 from nfq_zerortt.observe.log import EventLog
 from nfq_zerortt.observe.packets import packet_event
+from nfq_zerortt.ports import PortSet
 
 _SECRET_BYTES = 32
 _LOG_SLICE = 8  # events: what is written at a time must not keep a SYN waiting
@@ -43,7 +44,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NEEDS_RESTART = {
     "client_iface",
     "server_iface",
-    "ports",
     "queue",
     "rules",
     "realtime",
@@ -73,9 +73,9 @@ class Service:
         self._config = config
         self._reread = reread
         self._engine = Engine(config.strategy, config.limits, os.urandom(_SECRET_BYTES))
-        self._rules = RuleSet.for_clientnic(
-            config.client_iface, config.server_iface, config.ports, config.queue
-        )
+        self._engine.configure(config.strategy, config.limits, config.destinations, config.ports)
+        self._ports = config.ports  # of the rules: never fewer than live flows need
+        self._rules = _rules(config, self._ports)
         self._log = EventLog(config.log_format, config.log_level, config.log_file)
         self._debug = self._log.debug
         self._client_index = socket.if_nametoindex(config.client_iface)
@@ -211,11 +211,29 @@ class Service:
             names = ", ".join(sorted(changed & _NEEDS_RESTART))
             self._event("service.reload_failed", {"error": f"{names}: restart to change this"})
             return
+        try:
+            self._select(config.ports)
+        except ZeroRttError as error:
+            self._event("service.reload_failed", {"error": str(error)})
+            return
         self._config = config
-        self._engine.configure(config.strategy, config.limits)
+        self._engine.configure(config.strategy, config.limits, config.destinations, config.ports)
         self._log.set_level(config.log_level)
         self._debug = self._log.debug
         self._event("service.reloaded", {"changed": sorted(changed)})
+
+    def _select(self, ports: PortSet) -> None:
+        """Let the rules select more ports, if these are more.
+
+        Flows on ports that are no longer wanted go on, so their packets must come here still:
+        the engine knows that new ones there are to pass.
+        """
+        wanted = self._ports | ports
+        if wanted == self._ports or not self._rules_are_set:
+            return
+        rules = _rules(self._config, wanted)
+        rules.apply(instead_of=self._rules)
+        self._rules, self._ports = rules, wanted
 
     # --- packets --------------------------------------------------------------------------
 
@@ -364,6 +382,12 @@ class Service:
     def _fault(self) -> None:
         """A bug of ours must not stop the loop: say what happened and go on."""
         self._event("service.fault", {"error": traceback.format_exc()})
+
+
+def _rules(config: Config, ports: PortSet) -> RuleSet:
+    return RuleSet.for_clientnic(
+        config.client_iface, config.server_iface, ports, config.queue, served_families()
+    )
 
 
 def _schedule(*, realtime: bool) -> str:

@@ -21,7 +21,7 @@ from nfq_zerortt.wire.view import TCP_HEADER
 
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
-_MOST_AHEAD = 1 << 30  # the largest window there can be (RFC 7323, section 2.3)
+_SLACK = 1 << 20  # bytes behind the window: the sender may have been promised a larger one by us
 _FIXED = struct.Struct(">IIHHHH")  # seq, ack, offset and flags, window, checksum, urgent
 _STAMPED = struct.Struct(">IIHHHHIII")  # the same, then NOP NOP TIMESTAMPS, TSval, TSecr
 _UINT32 = struct.Struct(">I")
@@ -40,8 +40,14 @@ class Direction:
         strip_timestamps, strip_sack: the option was promised to the sender but not granted
             by the receiver: it is replaced with no-operations.
         next_seq: the highest sequence number that the sender has used, plus one.
-        last_ack: the highest acknowledgement number that the sender has sent.
-        window: the window field of its latest segment, as it sent it.
+        last_ack: the highest number of the other side's that the sender has acknowledged, in
+            the space of the other side.
+        window: the window field that the sender sent with it, and ``scale`` the shift that it
+            means by it.
+        other: the other direction of the flow. What a segment says is believed only if it fits
+            to that: it acknowledges nothing that was not sent, and lies within the window (or
+            not far behind: it may have been promised more by us). So a stranger's guess does not
+            count.
         octets: data bytes sent, repetitions not counted.
         segments: how many segments were translated.
     """
@@ -51,6 +57,8 @@ class Direction:
         "last_ack",
         "next_seq",
         "octets",
+        "other",
+        "scale",
         "segments",
         "seq_shift",
         "strip_sack",
@@ -60,6 +68,8 @@ class Direction:
         "window",
         "window_shift",
     )
+
+    other: Direction
 
     def __init__(self, next_seq: int = 0) -> None:
         self.seq_shift = 0
@@ -72,19 +82,34 @@ class Direction:
         self.next_seq = next_seq
         self.last_ack = 0
         self.window = 0
+        self.scale = 0
         self.octets = 0
         self.segments = 0
 
-    def note(self, seq: int, length: int, ack: int) -> None:
+    @classmethod
+    def pair(cls, next_seq: int) -> tuple[Direction, Direction]:
+        """Return both directions of a flow; ``next_seq`` is the first one's."""
+        one, other = cls(next_seq), cls()
+        one.other, other.other = other, one
+        return one, other
+
+    def _note(self, seq: int, length: int, ack: int | None, window: int) -> None:
         """Take in how far the sender has come: ``length`` data bytes at ``seq``.
 
-        Numbers only go forward: a segment may be overtaken by a later one.
+        ``ack`` is in the space of the other side. Numbers only go forward: a segment may be
+        overtaken by a later one.
         """
-        if ((ack - self.last_ack) & _MASK) < _HALF:
+        other = self.other
+        if (
+            ack is not None
+            and (ack - self.last_ack) & _MASK <= (other.next_seq - self.last_ack) & _MASK
+        ):
             self.last_ack = ack
+            self.window = window
         if length:
             ahead = (seq + length - self.next_seq) & _MASK
-            if ahead and ahead < _MOST_AHEAD:
+            room = other.last_ack + (other.window << other.scale) + _SLACK - self.next_seq
+            if ahead <= room & _MASK < _HALF:
                 self.next_seq = (seq + length) & _MASK
                 self.octets += ahead
 
@@ -118,26 +143,29 @@ class Direction:
 
     def observe(self, raw: bytes, tcp: int) -> None:
         """Take in how far a segment brings the sender, and change nothing."""
-        seq, ack, offset_flags, self.window, _, _ = _FIXED.unpack_from(raw, tcp + 4)
+        seq, ack, offset_flags, window, _, _ = _FIXED.unpack_from(raw, tcp + 4)
         header = (offset_flags >> 12) * 4
-        self.note(seq, len(raw) - tcp - header, ack if offset_flags & ACK else self.last_ack)
+        self._note(seq, len(raw) - tcp - header, ack if offset_flags & ACK else None, window)
 
     def _translate_stamped(self, raw: bytes, tcp: int) -> bytes:
         """Translate the everyday segment: its only option is a timestamp."""
         seq, ack, offset_flags, window, checksum, urgent, prefix, tsval, tsecr = (
             _STAMPED.unpack_from(raw, tcp + 4)
         )
-        self.window = window
-        if ((ack - self.last_ack) & _MASK) < _HALF:
-            self.last_ack = ack
-        length = len(raw) - tcp - 32
-        if length:  # as in note(), without the call
-            ahead = (seq + length - self.next_seq) & _MASK
-            if ahead and ahead < _MOST_AHEAD:
-                self.next_seq = (seq + length) & _MASK
-                self.octets += ahead
         new_seq = (seq + self.seq_shift) & _MASK
         new_ack = (ack + self.ack_shift) & _MASK
+        # As in _note(), without the call.
+        other = self.other
+        if (new_ack - self.last_ack) & _MASK <= (other.next_seq - self.last_ack) & _MASK:
+            self.last_ack = new_ack
+            self.window = window
+        length = len(raw) - tcp - 32
+        if length:
+            ahead = (seq + length - self.next_seq) & _MASK
+            room = other.last_ack + (other.window << other.scale) + _SLACK - self.next_seq
+            if ahead <= room & _MASK < _HALF:
+                self.next_seq = (seq + length) & _MASK
+                self.octets += ahead
         new_tsval = (tsval + self.tsval_shift) & _MASK
         new_tsecr = (tsecr + self.tsecr_shift) & _MASK
         new_window = self.rescaled(window) if self.window_shift else window
@@ -169,10 +197,9 @@ class Direction:
         seq, ack, offset_flags, window, checksum, urgent = _FIXED.unpack_from(raw, tcp + 4)
         header = (offset_flags >> 12) * 4
         has_ack = bool(offset_flags & ACK)
-        self.window = window
-        self.note(seq, len(raw) - tcp - header, ack if has_ack else self.last_ack)
         new_seq = (seq + self.seq_shift) & _MASK
         new_ack = (ack + self.ack_shift) & _MASK if has_ack else ack
+        self._note(seq, len(raw) - tcp - header, new_ack if has_ack else None, window)
         new_window = self.rescaled(window) if self.window_shift else window
         change = (seq - new_seq) + (ack - new_ack) + (window - new_window)
         if header == TCP_HEADER:

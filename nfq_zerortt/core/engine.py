@@ -15,20 +15,25 @@ from collections.abc import Iterator
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.admission import Admission, Policy
 from nfq_zerortt.core.endings import Endings
 from nfq_zerortt.core.flow import Flow, flow_name
 from nfq_zerortt.core.handshake import Handshake, report
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
-from nfq_zerortt.core.negotiation import reason_to_bypass
 from nfq_zerortt.core.opening import Opening
 from nfq_zerortt.core.passing import Passing
+from nfq_zerortt.core.prefixes import Prefixes
+from nfq_zerortt.core.quotations import Quotations
 from nfq_zerortt.core.states import ENDED, HALF_OPEN, TRANSLATING, Event, State
 from nfq_zerortt.core.strategies import Strategy, by_name
 from nfq_zerortt.core.stream import Stream
 from nfq_zerortt.core.table import FlowTable
+from nfq_zerortt.destinations import Destination
+from nfq_zerortt.ports import ALL_PORTS, PortSet
 from nfq_zerortt.wire.errors import CutOffError, NotTcpError, WireError
-from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN, names
+from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
+from nfq_zerortt.wire.icmp import look_quoted
 from nfq_zerortt.wire.seqnum import add
 from nfq_zerortt.wire.view import SegmentView, look
 
@@ -47,6 +52,8 @@ class Engine:
     def __init__(self, strategy: str, limits: Limits, secret: bytes) -> None:
         """Make an engine without flows; ``secret`` as in :class:`InitialNumbers`.
 
+        It takes on all destinations until :meth:`configure` says otherwise.
+
         Raises:
             ValueError: there is no such strategy, or the secret is too short.
         """
@@ -55,39 +62,63 @@ class Engine:
         self.draining = False
         self._numbers = InitialNumbers(secret)
         self._passing = Passing()
+        self._prefixes = Prefixes(limits.unanswered_per_prefix)
         self._count = 0
         self._paths = self.table.paths
         self.configure(strategy, limits)
 
-    def configure(self, strategy: str, limits: Limits) -> None:
-        """Set the strategy of new flows, and the bounds of all.
+    def configure(
+        self,
+        strategy: str,
+        limits: Limits,
+        destinations: tuple[Destination, ...] = (),
+        ports: PortSet = ALL_PORTS,
+    ) -> None:
+        """Set how new flows are played, and the bounds of all; flows that are there go on.
+
+        The first of ``destinations`` that matches says how, else ``strategy`` does; servers on
+        ports other than ``ports`` are left alone.
 
         Raises:
             ValueError: there is no such strategy.
         """
         self.limits = limits
-        moves = Handshake(limits, self.table, self._numbers, self.memory)
+        self._prefixes.size = limits.unanswered_per_prefix
+        self._moves = Handshake(limits, self.table, self._numbers, self.memory, self._prefixes)
         self._strategies: dict[str, Strategy] = {}
-        self._moves = moves
-        self._strategy = by_name(strategy, moves)
+        policy = Policy(strategy, destinations, ports)
+        for name in policy.strategies:
+            self._strategy_named(name)
         self._endings = Endings(limits, self.table)
-        self._stream = Stream(moves, self._endings, self._first_packet)
+        self._stream = Stream(self._moves, self._endings, self._first_packet)
+        self._quotations = Quotations(self._moves, self._endings)
+        self._admission = Admission(
+            policy=policy,
+            limits=limits,
+            table=self.table,
+            refusals=self.memory.refusals,
+            prefixes=self._prefixes,
+            strategy_named=self._strategy_named,
+            make_room=self._make_room,
+        )
         self._opening = Opening(
             limits=limits,
             table=self.table,
-            moves=moves,
+            moves=self._moves,
             endings=self._endings,
             stream=self._stream,
             strategy_of=self._strategy_of,
             first_packet=self._first_packet,
         )
 
-    def _strategy_of(self, flow: Flow) -> Strategy:
-        """The strategy that the flow began with, whatever new flows get since."""
-        name = flow.strategy
+    def _strategy_named(self, name: str) -> Strategy:
         if name not in self._strategies:
             self._strategies[name] = by_name(name, self._moves)
         return self._strategies[name]
+
+    def _strategy_of(self, flow: Flow) -> Strategy:
+        """The strategy that the flow began with, whatever new flows get since."""
+        return self._strategy_named(flow.strategy)
 
     # --- packets --------------------------------------------------------------------------
 
@@ -130,7 +161,7 @@ class Engine:
         try:
             view = look(raw)
         except NotTcpError as error:
-            return [Accept(str(error))]
+            return self._not_tcp(raw, side, now, str(error))
         except CutOffError:
             return self._cut_off(raw)
         except WireError as error:
@@ -146,6 +177,17 @@ class Engine:
         if path.side is Side.CLIENT:
             return self._opening.from_client(flow, view, now)
         return self._opening.from_server(flow, view, now)
+
+    def _not_tcp(self, raw: bytes, side: Side, now: float, what: str) -> Actions:
+        """Let a packet pass, unless it is an ICMP error about a flow of ours."""
+        try:
+            error = look_quoted(raw)
+        except WireError:
+            return [Accept(what)]
+        path = self._paths.get(error.flow_key)
+        if path is None:
+            return [Accept("icmp")]
+        return self._quotations.deal(path, error, side, now)
 
     def _cut_off(self, raw: bytes) -> Actions:
         """Let a packet pass that is longer than what the queue hands out of it.
@@ -164,40 +206,19 @@ class Engine:
     def _first_packet(self, view: SegmentView, side: Side, now: float) -> Actions:
         """Begin a flow with a client's SYN; let everything else pass."""
         if self._passing.knows(view, now):
+            if view.flags & SYN and view.flags & ACK and side is Side.SERVER:
+                ports = view.raw[view.tcp : view.tcp + 4]
+                self.memory.refusals.forget(view.src + ports[:2])
             # Also a SYN: again the one that was let pass, or a stranger's guess.
             return [Accept("bypassed")]
         if not view.flags & SYN or view.flags & ACK:
             return self._pass(view, "mid_stream", now)
-        reason = self._reason_to_bypass(view, side)
-        if reason is not None:
-            return self._pass(view, reason, now)
-        return self._new_flow(view, now)
-
-    def _reason_to_bypass(self, view: SegmentView, side: Side) -> str | None:
-        if side is not Side.CLIENT:
-            return "from_server_side"
-        if view.flags & (FIN | RST):
-            return f"odd_flags {names(view.flags)}"
-        if view.fragment:
-            return "fragment"
-        if not packets.is_intact(view):
-            return "wrong_checksum"  # the server will not answer it
-        try:
-            options = view.options
-        except WireError as error:
-            return f"malformed: {error}"
-        by_option = reason_to_bypass(options)
-        if by_option is not None:
-            return by_option
-        if view.payload_length:
-            return "syn_with_data"
         if self.draining:
-            return "service_stopping"
-        if len(self.table) >= self.limits.max_flows and not self._make_room():
-            return "flow_table_full"
-        if self.table.half_open >= self.limits.max_half_open:
-            return "too_many_half_open"
-        return None
+            return self._pass(view, "service_stopping", now)
+        decided = self._admission.decide(view, side, now)
+        if isinstance(decided, str):
+            return self._pass(view, decided, now)
+        return self._new_flow(view, decided, now)
 
     def _make_room(self) -> bool:
         """Forget the flow that ended first; tell whether there was one."""
@@ -218,9 +239,9 @@ class Engine:
         said = Report("flow.bypassed", number, flow_name(view), {"reason": reason})
         return [Accept(reason), said]
 
-    def _new_flow(self, syn: SegmentView, now: float) -> Actions:
+    def _new_flow(self, syn: SegmentView, strategy: Strategy, now: float) -> Actions:
         self._count += 1
-        flow = Flow(self._count, syn, self._strategy.name, now)
+        flow = Flow(self._count, syn, strategy.name, now)
         self.table.add(flow)
         received = report(
             flow,
@@ -228,7 +249,7 @@ class Engine:
             isn_client=flow.isn_client,
             options=flow.client_options.describe(),
         )
-        return [received, *self._strategy.on_syn(flow, syn, now)]
+        return [received, *strategy.on_syn(flow, syn, now)]
 
     def withdraw(self, syn: bytes, now: float) -> Actions:
         """Let a SYN pass untouched after all: the SYN-ACK for it could not be sent.

@@ -50,10 +50,8 @@ class Flow:
         syn: the SYN as the server gets it; ``attempts`` counts how often it was sent.
         third_ack: the client's first acknowledgement, as it sent it.
         early_end: the sequence number behind the early data.
-        later_isn: the ISN of a SYN that the client sent in mid-stream, if it did.
         syn_acks: how often the spoofed SYN-ACK was sent.
         quiet_until: until then the server's acknowledgement of early data cannot be here.
-        client_scale, server_scale: the window scales that either side uses towards the other.
         client_fin_end, server_fin_end: the sequence number behind each FIN, in its own space.
     """
 
@@ -63,7 +61,6 @@ class Flow:
         "client_fin_end",
         "client_key",
         "client_options",
-        "client_scale",
         "created",
         "deadline",
         "duplicates",
@@ -77,7 +74,6 @@ class Flow:
         "isn_server",
         "isn_spoofed",
         "last_seen",
-        "later_isn",
         "name",
         "number",
         "observed",
@@ -88,7 +84,6 @@ class Flow:
         "server_fin_end",
         "server_key",
         "server_rtt",
-        "server_scale",
         "state",
         "strategy",
         "syn",
@@ -126,7 +121,6 @@ class Flow:
         self.held = Held(add(syn.seq, 1))
         self.held_since: float | None = None
         self.duplicates = Duplicates()
-        self.later_isn: int | None = None
         self.syn_acks = 0
         self.early_end = self.held.start
         self.quiet_until = 0.0
@@ -137,11 +131,11 @@ class Flow:
         self.syn_sent_at = now
         self.last_seen = now
         self.server_rtt = 0.0
-        self.client_scale = self.server_scale = 0
         self.deadline = now
         self.scheduled: float | None = None
-        self.from_client = Path(self, Side.CLIENT, Direction(self.held.start))
-        self.from_server = Path(self, Side.SERVER, Direction())
+        to_server, to_client = Direction.pair(self.held.start)
+        self.from_client = Path(self, Side.CLIENT, to_server)
+        self.from_server = Path(self, Side.SERVER, to_client)
 
     @property
     def to_server(self) -> Direction:
@@ -192,10 +186,16 @@ class Flow:
             self.apply(Event.CLIENT_FIN if side is Side.CLIENT else Event.SERVER_FIN)
 
     def note_scales(self, granted: OptionSet) -> None:
-        """Take in the window scales: in force only if both sides have named one (RFC 7323, 2.2)."""
+        """Take in what each side means by its window field.
+
+        A side scales it if it has named a scale and has been named one (RFC 7323, section 2.2);
+        the client has been named ours.
+        """
         asked = self.client_options.window_scale
-        if asked is not None and granted.window_scale is not None:
-            self.client_scale, self.server_scale = asked, granted.window_scale
+        told = self.offer.window_scale if self.offer is not None else granted.window_scale
+        if asked is not None and told is not None:
+            self.to_server.scale = asked
+            self.to_client.scale = granted.window_scale or 0
 
     def in_window(self, side: Side, number: int) -> bool:
         """Tell whether the receiver of what ``side`` sends would look at that number.
@@ -204,19 +204,16 @@ class Flow:
         a FIN comes one behind). A stranger has to guess that; and a flow that a lucky guess
         marks as ended is still translated while it lives.
         """
-        if side is Side.CLIENT:
-            start, window = self.to_client.last_ack, self.to_client.window << self.server_scale
-        else:
-            start = add(self.to_server.last_ack, self.shift)
-            window = self.to_server.window << self.client_scale
-        return within(number, start, add(start, window + 1))
+        receiver = self.to_client if side is Side.CLIENT else self.to_server
+        window = receiver.window << receiver.scale
+        return within(number, receiver.last_ack, add(receiver.last_ack, window + 1))
 
     def fins_acknowledged(self) -> bool:
         """Tell whether each side has acknowledged the other's FIN."""
         if self.client_fin_end is None or self.server_fin_end is None:
             return False
         by_server = distance(self.client_fin_end, self.to_client.last_ack)
-        by_client = distance(self.server_fin_end, add(self.to_server.last_ack, self.shift))
+        by_client = distance(self.server_fin_end, self.to_server.last_ack)
         return by_server >= 0 and by_client >= 0
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from nfq_zerortt.core.held import cost_of
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.negotiation import learned_from, make_offer, mss_of, settle
+from nfq_zerortt.core.prefixes import Prefixes
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.wire.flags import FIN
@@ -37,12 +38,18 @@ class Handshake:
     """The moves, for all flows of one engine."""
 
     def __init__(
-        self, limits: Limits, table: FlowTable, numbers: InitialNumbers, memory: Memory
+        self,
+        limits: Limits,
+        table: FlowTable,
+        numbers: InitialNumbers,
+        memory: Memory,
+        prefixes: Prefixes,
     ) -> None:
         self._limits = limits
         self._table = table
         self._numbers = numbers
         self._memory = memory
+        self._prefixes = prefixes
 
     # --- towards the client ---------------------------------------------------------------
 
@@ -52,20 +59,30 @@ class Handshake:
         flow.offer = make_offer(flow.client_options, known, now, ipv6=flow.ipv6)
         flow.isn_spoofed, flow.tsval_spoofed = self._numbers.draw(flow.client_key, now)
         flow.apply(Event.SYN_ACK_SPOOFED)
-        actions = self.send_syn_ack(flow)
+        stamps = flow.client_options.timestamps
+        actions = self._send_syn_ack(flow, stamps[0] if stamps else 0)
         again = min(self.syn_ack_wait(flow), self._limits.half_open_timeout_s)
         self._table.set_timer(flow, now + again, now)
         return actions
 
-    def answer_syn_again(self, flow: Flow, syn: SegmentView) -> list[Action]:
+    def answer_syn_again(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
         """Send the same SYN-ACK again, for a SYN that came again with a newer timestamp."""
         stamps = syn.readable_options.timestamps
-        return self._send_syn_ack(flow, stamps[0] if stamps else 0)
+        return self._repeat_syn_ack(flow, stamps[0] if stamps else 0, now)
 
-    def send_syn_ack(self, flow: Flow) -> list[Action]:
-        """Send the SYN-ACK for the flow's first SYN, for the first time or again unasked."""
+    def repeat_syn_ack(self, flow: Flow, now: float) -> list[Action]:
+        """Send the SYN-ACK for the flow's first SYN again, unasked."""
         stamps = flow.client_options.timestamps
-        return self._send_syn_ack(flow, stamps[0] if stamps else 0)
+        return self._repeat_syn_ack(flow, stamps[0] if stamps else 0, now)
+
+    def _repeat_syn_ack(self, flow: Flow, tsecr: int, now: float) -> list[Action]:
+        if not self._prefixes.take(flow.client, now):
+            return []
+        return self._send_syn_ack(flow, tsecr)
+
+    def confirmed(self, flow: Flow, now: float) -> None:
+        """The client is there: it has acknowledged a number that only it was told."""
+        self._prefixes.give_back(flow.client, flow.syn_acks, now)
 
     def syn_ack_wait(self, flow: Flow) -> float:
         """Seconds until the SYN-ACK is to be repeated: 1, 2, 4, … (RFC 6298, 2.1 and 5.5)."""
@@ -120,6 +137,10 @@ class Handshake:
         known = self._memory.recall(flow.server, now)
         first = max(self._limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
         return float(first * 2 ** (flow.attempts - 1))
+
+    def leave_alone(self, flow: Flow, reason: str, now: float) -> None:
+        """Let connections to the flow's server pass untouched for a while."""
+        self._memory.refusals.note(flow.server, reason, self._limits.leave_alone_s, now)
 
     def await_answer(self, flow: Flow, now: float) -> None:
         """Wait for the answer to a SYN that went on untouched, for as long as it is repeated."""
@@ -208,7 +229,7 @@ class Handshake:
         to_client.seq_shift = -delta
         to_client.next_seq = add(view.seq, 1)
         to_client.last_ack = view.ack
-        to_server.last_ack = add(flow.isn_spoofed, 1)
+        to_server.last_ack = to_client.next_seq
         if flow.offer.timestamps and granted.timestamps is not None:
             # The client echoes the spoofed timestamp in its early segments. Shifted, that is
             # the very value of the SYN-ACK; a server with SYN cookies reads its options back
@@ -218,7 +239,7 @@ class Handshake:
             to_client.tsval_shift = -tau
         settle(flow.offer, flow.client_options, granted, to_server, to_client)
         flow.note_scales(granted)
-        to_client.window = view.window >> flow.server_scale  # never scaled in a SYN-ACK
+        to_client.window = view.window >> to_client.scale  # never scaled in a SYN-ACK
         mss = mss_of(granted, ipv6=flow.ipv6)
         if mss < flow.offer.mss:
             flow.from_client.max_packet = (40 if flow.ipv6 else 20) + TCP_HEADER + mss

@@ -105,6 +105,10 @@ class Duplicates:
         if len(self._ranges) < _MAX_DUPLICATES:
             self._ranges.append((start, end))
 
+    def forget(self) -> None:
+        """What was repeated had been lost after all: no D-SACK is due."""
+        self._ranges.clear()
+
     def acknowledged(self, ack: int) -> list[tuple[int, int]]:
         """Return and forget the ranges that ``ack`` covers: now each is due a D-SACK."""
         covered = [block for block in self._ranges if distance(block[1], ack) >= 0]

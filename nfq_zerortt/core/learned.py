@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nfq_zerortt.core.refusals import Refusals
+
 _KEEP_S = 3600.0
 _MAX_SERVERS = 16384
 
@@ -32,9 +34,13 @@ class Server:
 
 
 class Memory:
-    """The servers met lately, by address and port; bounded, the oldest forgotten first."""
+    """The servers met lately, by address and port; bounded, the oldest forgotten first.
+
+    ``refusals``: those that accepted no connection.
+    """
 
     def __init__(self) -> None:
+        self.refusals = Refusals()
         self._servers: OrderedDict[bytes, Server] = OrderedDict()
 
     def __len__(self) -> int:
@@ -50,6 +56,7 @@ class Memory:
 
     def learn(self, server: bytes, met: Server) -> None:
         """Take in what a SYN-ACK showed."""
+        self.refusals.forget(server)
         self._servers[server] = met
         self._servers.move_to_end(server)
         if len(self._servers) > _MAX_SERVERS:

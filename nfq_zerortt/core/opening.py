@@ -69,6 +69,7 @@ class Opening:
             return self._complete(flow, view, now)
         if flow.state is State.SPOOFED:
             flow.apply(Event.CLIENT_ACK)
+            self._moves.confirmed(flow, now)
             self._table.set_timer(flow, flow.syn_sent_at + self._moves.syn_wait(flow, now), now)
         return self._strategy_of(flow).on_early(flow, view, now)
 
@@ -91,11 +92,11 @@ class Opening:
         if not same:
             # Perhaps a client that started anew, perhaps a stranger's guess: the real one
             # answers this with a RST whose number only it can know (RFC 5961, section 4.2).
-            challenge = packets.challenge_ack(flow)
+            challenge = packets.challenge_client(flow)
             return [Drop("syn_challenged"), Send(Side.CLIENT, challenge, "challenge_ack")]
         if flow.state is State.HOLDING:
             return [Drop("syn_repeated")]
-        return [Drop("syn_repeated"), *self._moves.answer_syn_again(flow, view)]
+        return [Drop("syn_repeated"), *self._moves.answer_syn_again(flow, view, now)]
 
     def _client_reset(self, flow: Flow, view: SegmentView, now: float) -> Actions:
         if not self._may_be_the_clients(flow, view.seq):
@@ -121,6 +122,8 @@ class Opening:
 
     def _complete(self, flow: Flow, view: SegmentView, now: float) -> Actions:
         """The client's ACK was the last thing missing."""
+        if not flow.observed:
+            self._moves.confirmed(flow, now)
         flow.third_ack = view
         flow.apply(Event.CLIENT_ACK)
         return [
@@ -139,16 +142,14 @@ class Opening:
         if flags & RST:
             return self._server_reset(flow, view, now, answer=answer)
         if not flags & ACK:
+            # Its SYN-ACK for our SYN follows (RFC 9293, section 3.5), and says all of it again.
             return [Drop("simultaneous_open")]
         if not answer:
-            # A remnant of an earlier connection on this 4-tuple: what the client would do
-            # (RFC 9293, section 3.10.7.3). Our timer repeats the SYN.
-            reset = packets.reset_server(flow, view.ack)
-            return [Drop("unacceptable_ack"), Send(Side.SERVER, reset, "unacceptable_ack")]
+            return self._remnant(flow, view, now)
         if not flags & SYN:
             return [Drop("ahead_of_syn_ack")]
         if flow.state is State.ANSWERED:
-            return [Drop("syn_ack_repeated")]
+            return self._second_syn_ack(flow, view)
         if flow.state is State.ABORTED:
             reset = packets.reset_server(flow, view.ack)
             return [
@@ -157,6 +158,30 @@ class Opening:
                 *self._endings.close(flow, Event.SERVER_SYN_ACK, "client_reset"),
             ]
         return self._strategy_of(flow).on_syn_ack(flow, view, now)
+
+    def _remnant(self, flow: Flow, view: SegmentView, now: float) -> Actions:
+        """Deal with what an earlier connection on this 4-tuple has left at the server.
+
+        As the client would (RFC 9293, section 3.10.7.3); and, as Linux does, the SYN that the
+        server took for that connection's is repeated right behind the RST, once.
+        """
+        reset = packets.reset_server(flow, view.ack)
+        actions: list[Action] = [
+            Drop("unacceptable_ack"),
+            Send(Side.SERVER, reset, "unacceptable_ack"),
+        ]
+        if flow.attempts == 1 and flow.state is State.HOLDING:
+            actions += self._moves.repeat_syn(flow, now)
+            self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
+        return actions
+
+    def _second_syn_ack(self, flow: Flow, view: SegmentView) -> Actions:
+        if view.seq == flow.isn_server:
+            return [Drop("syn_ack_repeated")]
+        # As the client would: the server that has forgotten the first one will answer this with
+        # a RST (RFC 5961, section 4.2).
+        challenge = packets.challenge_server(flow)
+        return [Drop("syn_ack_challenged"), Send(Side.SERVER, challenge, "challenge_ack")]
 
     def _server_reset(self, flow: Flow, view: SegmentView, now: float, *, answer: bool) -> Actions:
         if flow.state is State.ANSWERED:
@@ -170,6 +195,7 @@ class Opening:
         if flow.state is State.ABORTED:
             ended = self._endings.close(flow, Event.SERVER_RST, "client_reset")
             return [Drop("reset"), *ended]
+        self._moves.leave_alone(flow, "refused_lately", now)
         return [
             Drop("refused"),
             Send(Side.CLIENT, packets.reset_client(flow), "refused"),
@@ -206,6 +232,7 @@ class Opening:
             yield from self._moves.repeat_syn(flow, now)
             self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
             return
+        self._moves.leave_alone(flow, "no_answer_lately", now)
         yield Send(Side.CLIENT, packets.reset_client(flow), "no_answer")
         yield report(flow, "flow.reset", reason="no_answer", by="clientnic")
         yield from self._endings.close(flow, Event.TIMEOUT, "no_answer")
@@ -214,7 +241,7 @@ class Opening:
         """Our SYN-ACK or the client's ACK was lost, or there is no client."""
         deadline = flow.created + self._limits.half_open_timeout_s
         if now < deadline:
-            yield from self._moves.send_syn_ack(flow)
+            yield from self._moves.repeat_syn_ack(flow, now)
             again = now + self._moves.syn_ack_wait(flow)
             self._table.set_timer(flow, min(again, deadline), now)
             return

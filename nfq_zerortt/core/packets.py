@@ -51,14 +51,25 @@ def syn_ack(flow: Flow, offer: Offer, tsecr: int) -> bytes:
     )
 
 
-def challenge_ack(flow: Flow) -> bytes:
-    """Build the answer to a SYN whose number may be a stranger's guess (RFC 5961)."""
+def challenge_client(flow: Flow) -> bytes:
+    """Build the answer to a SYN whose number may be a stranger's guess (RFC 5961, section 4.2).
+
+    It says nothing new: what is held here has been acknowledged by nobody.
+    """
+    if flow.isn_server is None:
+        offer = flow.offer
+        scale = (offer.window_scale or 0) if offer else 0
+        window = offer.window >> scale if offer else 0
+        return to_client(
+            flow, seq=add(flow.isn_spoofed, 1), ack=flow.held.start, flags=ACK, window=window
+        )
+    theirs = flow.to_client
     return to_client(
         flow,
-        seq=add(flow.isn_spoofed, 1),
-        ack=flow.held.end,
+        seq=add(theirs.next_seq, -flow.shift),
+        ack=theirs.last_ack,
         flags=ACK,
-        window=flow.offer.window if flow.offer else 0,
+        window=theirs.rescaled(theirs.window),
     )
 
 
@@ -75,6 +86,22 @@ def reset_server(flow: Flow, seq: int) -> bytes:
     dst, dport = _split_endpoint(flow.server)
     return Segment(
         src=src, dst=dst, sport=sport, dport=dport, seq=seq, ack=0, flags=RST, window=0
+    ).emit()
+
+
+def challenge_server(flow: Flow) -> bytes:
+    """Build the client's answer to a SYN-ACK with another number than the first one's."""
+    src, sport = _split_endpoint(flow.client)
+    dst, dport = _split_endpoint(flow.server)
+    return Segment(
+        src=src,
+        dst=dst,
+        sport=sport,
+        dport=dport,
+        seq=flow.held.start,
+        ack=flow.to_client.next_seq,
+        flags=ACK,
+        window=0,
     ).emit()
 
 
@@ -120,6 +147,18 @@ def duplicate_sack(acknowledgement: bytes, start: int, end: int) -> bytes:
         payload=b"",
         urgent=0,
     ).emit()
+
+
+def bare_ack(packet: bytes) -> bytes:
+    """Return the acknowledgement that a segment carries, without its data.
+
+    With options that cannot be read, the segment is returned as it is.
+    """
+    try:
+        whole = Segment.parse(packet)
+    except WireError:
+        return packet
+    return replace(whole, flags=ACK, payload=b"", urgent=0).emit()
 
 
 def split(packet: bytes, limit: int) -> list[bytes]:

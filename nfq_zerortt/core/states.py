@@ -45,6 +45,7 @@ class Event(enum.Enum):
     FINS_ACKED = "both FINs acknowledged"
     CLIENT_RST = "client's RST"
     SERVER_RST = "server's RST"
+    UNREACHABLE = "ICMP error for the SYN"
     NEW_SYN = "new SYN on the 4-tuple"
     TIMEOUT = "timeout"
 
@@ -74,12 +75,14 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         _E.SERVER_SYN_ACK: _S.ANSWERED,
         _E.CLIENT_RST: _S.ABORTED,
         _E.SERVER_RST: _S.CLOSED,
+        _E.UNREACHABLE: _S.CLOSED,
         _E.TIMEOUT: _S.CLOSED,
     },
     _S.HOLDING: {
         _E.SERVER_SYN_ACK: _S.ESTABLISHED,
         _E.CLIENT_RST: _S.ABORTED,
         _E.SERVER_RST: _S.CLOSED,
+        _E.UNREACHABLE: _S.CLOSED,
         _E.TIMEOUT: _S.CLOSED,
     },
     _S.ANSWERED: {
@@ -92,6 +95,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     _S.ABORTED: {
         _E.SERVER_SYN_ACK: _S.CLOSED,
         _E.SERVER_RST: _S.CLOSED,
+        _E.UNREACHABLE: _S.CLOSED,
         _E.NEW_SYN: _S.CLOSED,
         _E.TIMEOUT: _S.CLOSED,
     },

@@ -17,7 +17,7 @@ from nfq_zerortt.core.handshake import Handshake
 from nfq_zerortt.core.states import ENDED, Event, State
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
-from nfq_zerortt.wire.seqnum import add, within
+from nfq_zerortt.wire.seqnum import within
 from nfq_zerortt.wire.view import SegmentView
 
 FirstPacket = Callable[[SegmentView, Side, float], Actions]
@@ -114,16 +114,20 @@ class Stream:
             flow.apply(Event.NEW_SYN)
             self._endings.forget(flow)
             return self._first_packet(view, path.side, now)
-        if from_client:
-            flow.later_isn = view.seq
+        new = from_client and not view.flags & ACK
+        if new and flow.observed and view.seq != flow.isn_client:
+            # Nothing is lost with what we know of the old connection.
+            ended = self._endings.abandon(flow, "superseded")
+            return [*self._first_packet(view, path.side, now), *ended]
+        if new and not flow.observed:
+            # A client that has forgotten its connection answers this with a RST that only it can
+            # make, and tries again; the server must not begin another connection meanwhile.
+            challenge = packets.challenge_client(flow)
+            return [Drop("syn_challenged"), Send(Side.CLIENT, challenge, "challenge_ack")]
         # The other end challenges it (RFC 5961, section 4.2).
         return self._translated(path, view)
 
     def _late_syn_ack(self, flow: Flow, view: SegmentView) -> Actions:
-        if flow.later_isn is not None and view.ack == add(flow.later_isn, 1):
-            # The server has accepted a new SYN in the middle of a flow that it no longer knew:
-            # the new connection is not ours.
-            return [Accept("new_connection"), *self._endings.abandon(flow, "superseded")]
         if flow.observed:
             return [Accept("observed")]
         if view.seq != flow.isn_server:
@@ -133,4 +137,7 @@ class Stream:
         if again is None:
             return [Drop("syn_ack_repeated")]
         data = flow.to_server.translate(again.raw[: again.end], again.tcp)
-        return [Drop("syn_ack_repeated"), Send(Side.SERVER, data, "ack_repeated")]
+        return [
+            Drop("syn_ack_repeated"),
+            Send(Side.SERVER, packets.bare_ack(data), "ack_repeated"),
+        ]

@@ -45,13 +45,13 @@ def shifted(direction: Direction, segment: Segment) -> Segment:
 
 
 def to_server(delta: int, tau: int, window_shift: int = 0) -> Direction:
-    direction = Direction()
+    direction, _ = Direction.pair(0)
     direction.ack_shift, direction.tsecr_shift, direction.window_shift = delta, tau, window_shift
     return direction
 
 
 def to_client(delta: int, tau: int, window_shift: int = 0) -> Direction:
-    direction = Direction()
+    _, direction = Direction.pair(0)
     direction.seq_shift, direction.tsval_shift = -delta, -tau
     direction.window_shift = window_shift
     return direction
@@ -107,7 +107,7 @@ def test_translation_inverts(segment: Segment, delta: int, tau: int) -> None:
     raw = segment.emit()
     tcp = look(raw).tcp
     there = to_server(delta, tau)
-    back = Direction()
+    back, _ = Direction.pair(0)
     back.ack_shift, back.tsecr_shift = -delta, -tau
     assert back.translate(there.translate(raw, tcp), tcp) == raw
 
@@ -139,15 +139,48 @@ def test_any_options_are_translated_without_an_error(data: bytes) -> None:
     assert len(direction.translate(bytes(raw), 20)) == len(raw)
 
 
-@given(strategies.uint32, st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 1500))))
-def test_octets_count_what_is_new(isn: int, pieces: list[tuple[int, int]]) -> None:
-    direction = Direction(isn)
+def plain(seq: int, length: int, ack: int, window: int = 500) -> bytes:
+    return Segment(
+        src=bytes(4),
+        dst=bytes(4),
+        sport=1,
+        dport=2,
+        seq=seq,
+        ack=ack,
+        flags=ACK,
+        window=window,
+        payload=bytes(length),
+    ).emit()
+
+
+@given(
+    strategies.uint32,
+    strategies.uint32,
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 1500))),
+)
+def test_octets_count_what_is_new(isn: int, delta: int, pieces: list[tuple[int, int]]) -> None:
+    up, down = Direction.pair(isn)
+    up.ack_shift = delta
+    down.last_ack = isn
     highest = 0
     for offset, length in pieces:
-        direction.note(add(isn, offset), length, 0)
+        up.translate(plain(add(isn, offset), length, 0), 20)
         highest = max(highest, offset + length if length else 0)
-    assert direction.octets == highest
-    assert direction.next_seq == add(isn, highest)
+    assert up.octets == highest
+    assert up.next_seq == add(isn, highest)
+
+
+@given(strategies.uint32, strategies.uint32, strategies.uint32, strategies.uint32)
+def test_what_a_stranger_says_is_not_believed(isn: int, delta: int, seq: int, ack: int) -> None:
+    """Up to the slack of a megabyte; whoever guesses nearer than that has the window, too."""
+    up, down = Direction.pair(isn)
+    up.ack_shift, down.next_seq, down.last_ack = delta, add(delta, 1), isn
+    up.last_ack, up.window = down.next_seq, 777
+    up.translate(plain(seq, 1, ack, window=9), 20)
+    near = (seq - isn) % 2**32 < 1 << 20
+    assert (up.next_seq, up.octets) == (isn, 0) or near
+    assert up.last_ack == down.next_seq
+    assert up.window == (9 if ack == 1 else 777)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +195,7 @@ def test_octets_count_what_is_new(isn: int, pieces: list[tuple[int, int]]) -> No
     ],
 )
 def test_rescaled_window(shift: int, field: int, expected: int) -> None:
-    direction = Direction()
+    direction, _ = Direction.pair(0)
     direction.window_shift = shift
     assert direction.rescaled(field) == expected
 
@@ -173,7 +206,7 @@ def test_the_client_is_never_promised_a_larger_window(
 ) -> None:
     client = OptionSet(window_scale=7, kinds=(opt.WINDOW_SCALE,))
     offer = replace(make_offer(client, None, 0.0, ipv6=False), window_scale=promised)
-    up, down = Direction(), Direction()
+    up, down = Direction.pair(0)
     settle(offer, client, OptionSet(window_scale=granted), up, down)
     seen = (down.rescaled(field) if down.window_shift else field) << promised
     real = field << granted

@@ -18,6 +18,9 @@ for none), its sequence number, ``ack`` with the acknowledgement number,
 the urgent pointer, and the options. ``tick`` lets the timers run, ``stop``
 ends the service.
 
+``icmp unreachable`` or ``icmp too_big`` before a segment makes an ICMP error of
+it: what ``server`` says about a segment of the client's, or the other way round.
+
 Numbers are written as a distance from the client's ISN (C), the spoofed one
 (S) and the real server's (R); timestamps from the client's clock (TC), the
 spoofed (TS) and the real (TR). ``~C`` is a number far away from C (C + 0x50000000),
@@ -48,10 +51,14 @@ from pathlib import Path
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core.actions import Accept, Actions, Drop, Replace, Report, Send, Side
 from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
 from nfq_zerortt.wire import flags as fl
 from nfq_zerortt.wire import options as opt
+from nfq_zerortt.wire.errors import NotTcpError
+from nfq_zerortt.wire.icmp import look_quoted
 from nfq_zerortt.wire.segment import Segment
 from nfq_zerortt.wire.view import look
+from tests.icmp import ERRORS, error_quoting, icmp_checksum_is_right
 
 SECRET = bytes(range(32))
 START = 1000.0
@@ -107,6 +114,7 @@ class Run:
         }
         self.now = START
         self.port = CLIENT_PORT
+        self.answered: dict[int, int] = {}
         self.engine: Engine | None = None
 
     def play(self, text: str) -> str:
@@ -150,6 +158,10 @@ class Run:
     # --- from text ------------------------------------------------------------------------
 
     def _packet(self, side: Side, text: str) -> bytes:
+        if text.startswith("icmp "):
+            _, kind, quoted = text.split(maxsplit=2)
+            other = Side.SERVER if side is Side.CLIENT else Side.CLIENT
+            return error_quoting(self._packet(other, quoted), kind)
         found = _SEGMENT.match(text)
         if found is None:
             raise ValueError(f"not a segment: {text}")
@@ -222,6 +234,8 @@ class Run:
                     ]
                     said.append(" ".join(["log", action.event, *fields]))
             elif isinstance(action, Send):
+                if action.reason == SPOOFED_SYN_ACK:
+                    self._note_spoofed(action.data)
                 said.append(f"{action.side.value} {self._segment(action.data, action.side)}")
             elif isinstance(action, Replace):
                 towards = Side.SERVER if side is Side.CLIENT else Side.CLIENT
@@ -230,18 +244,27 @@ class Run:
                 said.append(f"{type(action).__name__.lower()} {action.reason}")
         return said
 
-    def _segment(self, raw: bytes, towards: Side) -> str:
+    def _note_spoofed(self, raw: bytes) -> None:
+        """Let S and TS stand for the numbers of a connection's first SYN-ACK."""
         view = look(raw)
+        self.port = view.dport
+        if self.answered.get(self.port) != view.ack:
+            self.answered[self.port] = view.ack
+            self.base[self._key("S")] = view.seq
+            stamps = view.options.timestamps
+            if stamps:
+                self.base[self._key("TS")] = stamps[0]
+
+    def _segment(self, raw: bytes, towards: Side) -> str:
+        try:
+            view = look(raw)
+        except NotTcpError:
+            return self._icmp(raw, towards)
         segment = Segment.from_view(view)
         checked = Segment.parse(segment.emit())
         assert look(checked.emit()).checksum == view.checksum, "TCP checksum is wrong"
         to_client = towards is Side.CLIENT
         self.port = segment.dport if to_client else segment.sport
-        if to_client and segment.flags & fl.SYN and segment.flags & fl.ACK:
-            self.base.setdefault(self._key("S"), segment.seq)
-            stamps = view.options.timestamps
-            if stamps:
-                self.base.setdefault(self._key("TS"), stamps[0])
         server_letter = "S" if to_client else "R"
         clock = "TS" if to_client else "TR"
         seq = self._relative(segment.seq, server_letter if to_client else "C")
@@ -262,6 +285,16 @@ class Run:
         if options:
             parts.append(f"<{options}>")
         return " ".join(parts)
+
+    def _icmp(self, raw: bytes, towards: Side) -> str:
+        """Show the numbers that an ICMP error quotes: those that its receiver compares."""
+        assert icmp_checksum_is_right(raw), "ICMP checksum is wrong"
+        quoted = look_quoted(raw)
+        kind = next(name for name, of in ERRORS.items() if of is quoted.kind)
+        ack = int.from_bytes(raw[quoted.tcp + 8 : quoted.tcp + 12], "big")
+        own, other = ("C", "S") if towards is Side.CLIENT else ("R", "C")
+        seq = self._relative(quoted.seq, own)
+        return f"icmp {kind} {seq} ack {self._relative(ack, other)}"
 
     def _options_text(self, options: opt.Options, clock: str, echoed: str, edge: str) -> str:
         words: list[str] = []

@@ -27,9 +27,14 @@ class Strategy(Protocol):
     still pass untouched if it fails, and its report stands right behind it, for the latency.
     A strategy that spoofs nothing sets ``flow.observed``: then the flow is only looked at, also
     later.
+
+    Attributes:
+        name: what it is called in the settings and in the log.
+        spoofs: it answers the client before the server has.
     """
 
     name: str
+    spoofs: bool
 
     def on_syn(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
         """When does the SYN leave, and with what? ``flow`` is new."""

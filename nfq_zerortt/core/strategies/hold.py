@@ -18,6 +18,7 @@ class Hold:
     """The strategy ``hold``."""
 
     name = "hold"
+    spoofs = True
 
     def __init__(self, handshake: Handshake) -> None:
         self._moves = handshake

@@ -14,6 +14,7 @@ class Observe:
     """The strategy ``observe``."""
 
     name = "observe"
+    spoofs = False
 
     def __init__(self, handshake: Handshake) -> None:
         self._moves = handshake
@@ -42,6 +43,6 @@ class Observe:
         flow.to_client.last_ack = view.ack
         flow.to_server.last_ack = add(view.seq, 1)
         flow.note_scales(view.readable_options)
-        flow.to_client.window = view.window >> flow.server_scale
+        flow.to_client.window = view.window >> flow.to_client.scale
         flow.apply(Event.SERVER_SYN_ACK)
         return [Accept("observed"), self._moves.syn_ack_report(flow, view, 0)]

@@ -1,0 +1,66 @@
+"""ICMP errors about a flow's segments: what they quote is renumbered, or they end the flow.
+
+An error tells the sender of a segment what became of it; path MTU discovery
+(RFC 1191, RFC 8201) lives on that. The sender believes it only if the number
+quoted is one of its own. And an error for the SYN, for which a connecting TCP
+would give up at once, means nothing to a client that is connected already: it
+gets a RST instead.
+"""
+
+from __future__ import annotations
+
+from nfq_zerortt.core import packets
+from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Send, Side
+from nfq_zerortt.core.endings import Endings
+from nfq_zerortt.core.flow import Flow, Path
+from nfq_zerortt.core.handshake import Handshake, report
+from nfq_zerortt.core.states import HALF_OPEN, TRANSLATING, Event, State
+from nfq_zerortt.wire.icmp import Kind, QuotedSegment
+
+
+class Quotations:
+    """Deals with ICMP errors that quote a segment of a known flow."""
+
+    def __init__(self, moves: Handshake, endings: Endings) -> None:
+        self._moves = moves
+        self._endings = endings
+
+    def deal(self, path: Path, error: QuotedSegment, side: Side, now: float) -> Actions:
+        """Deal with an error that came from ``side`` about a segment of ``path``."""
+        flow = path.flow
+        if side is path.side:
+            return [Accept("icmp_from_its_own_side")]
+        if flow.observed:
+            return [Accept("observed")]
+        if flow.state in TRANSLATING:
+            return self._renumbered(path, error)
+        if path.side is Side.SERVER:
+            # It quotes our SYN-ACK, of which the server knows nothing; our timers do the rest.
+            return [Drop("icmp_for_spoofed")]
+        if flow.state is State.ANSWERED or error.seq != flow.isn_client:
+            return [Accept("icmp_not_about_the_syn")]
+        return self._about_the_syn(flow, error, now)
+
+    def _renumbered(self, path: Path, error: QuotedSegment) -> Actions:
+        flow = path.flow
+        if error.kind is Kind.TOO_BIG and flow.quiet_until:
+            # The client sends early data again in smaller pieces, and that is no repetition.
+            flow.quiet_until = 0.0
+            flow.duplicates.forget()
+            flow.choose_path()
+        direction = path.direction
+        data = error.renumbered(-direction.seq_shift, -direction.ack_shift)
+        return [Replace(data, "quotation_renumbered")]
+
+    def _about_the_syn(self, flow: Flow, error: QuotedSegment, now: float) -> Actions:
+        assert flow.state in HALF_OPEN
+        if error.kind is not Kind.UNREACHABLE:
+            return [Accept("icmp_soft")]
+        self._moves.leave_alone(flow, "unreachable_lately", now)
+        actions: list[Action] = [Drop("unreachable")]
+        if flow.state is not State.ABORTED:
+            actions += [
+                Send(Side.CLIENT, packets.reset_client(flow), "unreachable"),
+                report(flow, "flow.reset", reason="unreachable", by="clientnic"),
+            ]
+        return [*actions, *self._endings.close(flow, Event.UNREACHABLE, "unreachable")]
