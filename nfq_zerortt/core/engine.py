@@ -171,6 +171,8 @@ class Engine:
         if path is None:
             return self._first_packet(view, side, now)
         flow = path.flow
+        if not flow.observed and not view.fragment and not packets.is_intact(view):
+            return [Drop("wrong_checksum")]  # no end would take it, and neither must we
         flow.last_seen = now
         if flow.state in TRANSLATING:
             return self._stream.carry(path, view, now)

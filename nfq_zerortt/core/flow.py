@@ -197,16 +197,17 @@ class Flow:
             self.to_server.scale = asked
             self.to_client.scale = granted.window_scale or 0
 
-    def in_window(self, side: Side, number: int) -> bool:
+    def in_window(self, side: Side, number: int, slack: int = 0) -> bool:
         """Tell whether the receiver of what ``side`` sends would look at that number.
 
         From what it has acknowledged to the end of its window (RFC 9293, section 3.10.7.4;
         a FIN comes one behind). A stranger has to guess that; and a flow that a lucky guess
-        marks as ended is still translated while it lives.
+        marks as ended is still translated while it lives. ``slack``: bytes beyond the window
+        that count, too.
         """
         receiver = self.to_client if side is Side.CLIENT else self.to_server
         window = receiver.window << receiver.scale
-        return within(number, receiver.last_ack, add(receiver.last_ack, window + 1))
+        return within(number, receiver.last_ack, add(receiver.last_ack, window + 1 + slack))
 
     def fins_acknowledged(self) -> bool:
         """Tell whether each side has acknowledged the other's FIN."""

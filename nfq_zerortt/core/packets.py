@@ -165,8 +165,8 @@ def split(packet: bytes, limit: int) -> list[bytes]:
     """Cut a segment into several with at most ``limit`` bytes of options and data each.
 
     The client was promised a larger MSS than the server has (RFC 9293, section 3.7.1: the
-    MSS counts data and options). FIN and PSH go with the last piece. What cannot be cut, for
-    a wrong checksum above all, is returned as it is: the pieces would have a right one.
+    MSS counts data and options). FIN and PSH go with the last piece. What cannot be cut is
+    returned as it is.
     """
     try:
         whole = Segment.parse(packet)
@@ -174,7 +174,7 @@ def split(packet: bytes, limit: int) -> list[bytes]:
         return [packet]
     view = look(packet)
     room = limit - (view.payload_at - view.tcp - TCP_HEADER)
-    if room <= 0 or len(whole.payload) <= room or not is_intact(view):
+    if room <= 0 or len(whole.payload) <= room:
         return [packet]
     return [
         _piece(whole, position, whole.payload[position : position + room])
