@@ -75,6 +75,8 @@ class Stream:
         """Tell the client which of its retransmissions were needless, once they are covered."""
         if not flow.duplicates or not view.flags & ACK or view.flags & RST or view.fragment:
             return []
+        if view.ack != flow.to_client.last_ack:
+            return []  # an older one, or a stranger's
         blocks = flow.duplicates.acknowledged(view.ack)
         flow.choose_path()
         if flow.offer is None or not flow.offer.sack_permitted:
@@ -112,6 +114,8 @@ class Stream:
         if view.flags & ACK and not from_client:
             return self._late_syn_ack(flow, view)
         if not view.flags & ACK and flow.state in ENDED:
+            if from_client and view.seq == flow.isn_client:
+                return [Drop("syn_repeated")]  # late: that connection is over
             flow.apply(Event.NEW_SYN)
             self._endings.forget(flow)
             return self._first_packet(view, path.side, now)
