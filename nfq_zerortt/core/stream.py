@@ -120,10 +120,6 @@ class Stream:
             self._endings.forget(flow)
             return self._first_packet(view, path.side, now)
         new = from_client and not view.flags & ACK
-        if new and flow.observed and view.seq != flow.isn_client:
-            # Nothing is lost with what we know of the old connection.
-            ended = self._endings.abandon(flow, "superseded")
-            return [*self._first_packet(view, path.side, now), *ended]
         if new and not flow.observed:
             # A client that has forgotten its connection answers this with a RST that only it can
             # make, and tries again; the server must not begin another connection meanwhile.
