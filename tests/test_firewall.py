@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from nfq_zerortt.kernel.firewall import Passage, Walk
+from nfq_zerortt.kernel.declarations import Family
+from nfq_zerortt.kernel.firewall import ERRORS, TCP, Kind, Obstacle, Passage, Walk
 
 STATEFUL = "-P FORWARD DROP\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
 REMEDY = """\
@@ -43,9 +44,9 @@ COMMENT = STATEFUL + '-A FORWARD -m comment --comment "-j all of them" -j ACCEPT
 LOOP = "-P FORWARD DROP\n-A FORWARD -j one\n-A one -j one\n"
 
 
-def end(rules: str, came_in: str | None, goes_out: str | None) -> str:
+def end(rules: str, came_in: str | None, goes_out: str | None, kind: Kind = TCP) -> str:
     words = [shlex.split(line) for line in rules.splitlines()]
-    return Walk(words, Passage(came_in, goes_out)).end()
+    return Walk(words, Passage(came_in, goes_out, kind)).end()
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,92 @@ def test_untracked_packet_passes(rules: str, there: bool, back: bool, unknown: b
 def test_it_says_what_drops() -> None:
     assert end(STATEFUL, "lan0", "wan0") == "policy DROP"
     assert "--state UNTRACKED -j DROP" in end(NEW_ONLY, "lan0", "wan0")
+
+
+UNTRACKED_TCP = STATEFUL + REMEDY
+ANY_ICMP = STATEFUL + "-A FORWARD -p icmp -j ACCEPT\n"
+ONE_TYPE = STATEFUL + "-A FORWARD -p icmp -m icmp --icmp-type {} -j ACCEPT\n"
+ONE_TYPE6 = STATEFUL + "-A FORWARD -p ipv6-icmp -m icmp6 --icmpv6-type {} -j ACCEPT\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "family", "passes"),
+    [
+        ("", "ipv4", True),
+        (STATEFUL, "ipv4", False),
+        (INVALID, "ipv4", True),
+        (INVALID, "ipv6", True),
+        (UNTRACKED_TCP, "ipv4", False),
+        (UNTRACKED_TCP.replace("-p tcp ", ""), "ipv4", True),
+        (UNTRACKED_TCP.replace("-p tcp ", ""), "ipv6", True),
+        (ANY_ICMP, "ipv4", True),
+        (ANY_ICMP, "ipv6", False),
+        (ONE_TYPE.format("3"), "ipv4", True),
+        (ONE_TYPE.format("3/4"), "ipv4", True),
+        (ONE_TYPE.format("any"), "ipv4", True),
+        (ONE_TYPE.format("8"), "ipv4", False),
+        (ONE_TYPE.format("3/1"), "ipv4", False),
+        (UFW, "ipv4", False),
+        (ONE_TYPE6.format("2"), "ipv6", True),
+        (ONE_TYPE6.format("128"), "ipv6", False),
+        (ONE_TYPE6.format("1"), "ipv6", False),
+    ],
+)
+def test_untracked_error_passes(rules: str, family: Family, passes: bool) -> None:
+    kind = ERRORS[family]
+    assert (end(rules, "lan0", "wan0", kind) == "") is passes
+    assert (end(rules, "wan0", "lan0", kind) == "") is passes
+
+
+OUTPUT = """\
+-P OUTPUT {policy}
+-P FORWARD DROP
+-A OUTPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "more", "passes"),
+    [
+        ("ACCEPT", "", True),
+        ("DROP", "", False),
+        ("ACCEPT", "-A OUTPUT -m conntrack --ctstate INVALID -j DROP", False),
+        ("ACCEPT", "-A OUTPUT -o eth7 -m conntrack --ctstate INVALID -j DROP", True),
+        ("DROP", "-A OUTPUT -o lan0 -j ACCEPT", True),
+        ("DROP", "-A OUTPUT -m conntrack --ctstate UNTRACKED -j ACCEPT", False),
+        ("DROP", "-A OUTPUT -p icmp -m conntrack --ctstate INVALID -j ACCEPT", True),
+    ],
+)
+def test_the_routers_own_error_passes(policy: str, more: str, passes: bool) -> None:
+    words = [shlex.split(line) for line in OUTPUT.format(policy=policy, more=more).splitlines()]
+    way = Passage(None, "lan0", ERRORS["ipv4"], "OUTPUT", "INVALID")
+    assert (Walk([line for line in words if line], way).end() == "") is passes
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "first"),
+    [
+        (
+            Obstacle("ipv4", TCP, "", "iptables-legacy -I FORWARD"),
+            "iptables-legacy -I FORWARD -i c -o s -m conntrack --ctstate UNTRACKED -j ACCEPT",
+        ),
+        (
+            Obstacle("ipv6", ERRORS["ipv6"], "", "ip6tables-nft -I FORWARD"),
+            "ip6tables-nft -I FORWARD -i c -o s -p icmpv6 -m conntrack --ctstate UNTRACKED "
+            "-j ACCEPT",
+        ),
+        (
+            Obstacle("ipv4", ERRORS["ipv4"], "", "iptables-nft -I OUTPUT", "OUTPUT"),
+            "iptables-nft -I OUTPUT -o c -p icmp -m conntrack --ctstate INVALID -j ACCEPT",
+        ),
+        (
+            Obstacle("ipv4", TCP, "", "nft insert rule inet guard forward"),
+            "nft insert rule inet guard forward iifname c oifname s ct state untracked accept",
+        ),
+    ],
+)
+def test_the_remedy_is_a_command_for_that_firewall(obstacle: Obstacle, first: str) -> None:
+    one, other = obstacle.remedies("c", "s")
+    assert one == first
+    assert other != first

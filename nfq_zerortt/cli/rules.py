@@ -9,6 +9,7 @@ import click
 
 from nfq_zerortt.errors import MissingFeatureError
 from nfq_zerortt.kernel import features
+from nfq_zerortt.kernel.declarations import FAMILIES
 from nfq_zerortt.kernel.rules import LAST_QUEUE, RuleSet, for_removal
 from nfq_zerortt.ports import PortSet
 
@@ -48,8 +49,11 @@ def rules() -> None:
 @rules.command()
 @_selection
 def show(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
-    """Print the rules as iptables-legacy-restore takes them, and whether they are applied."""
-    wanted = RuleSet.for_clientnic(client_iface, server_iface, PortSet.parse(ports), queue)
+    """Print the rules as ip(6)tables-legacy-restore takes them, and whether they are applied.
+
+    Lines with -4 are for IPv4 only, lines with -6 for IPv6 only.
+    """
+    wanted = _wanted(client_iface, server_iface, PortSet.parse(ports), queue)
     for line in [*_state(wanted), *_where_to_look(wanted)]:
         click.echo(f"# {line}")
     click.echo(wanted.text(), nl=False)
@@ -58,17 +62,26 @@ def show(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
 @rules.command()
 @_selection
 def apply(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
-    """Set the rules; what an earlier run with the same queue number left is replaced."""
+    """Set the rules, for IPv4 and IPv6; those of an earlier run with this queue are replaced."""
     selected = PortSet.parse(ports)
     features.require_interfaces(client_iface, server_iface)
-    RuleSet.for_clientnic(client_iface, server_iface, selected, queue).apply()
+    wanted = _wanted(client_iface, server_iface, selected, queue)
+    wanted.apply()
+    for family in FAMILIES:
+        if family not in wanted.families:
+            click.echo(f"warning: no rules for {family}: {features.ipv6().detail}", err=True)
 
 
 @rules.command()
 @_queue
 def remove(queue: int) -> None:
-    """Take the rules of this queue number away; those of others are not touched."""
+    """Take all rules of this queue number away, IPv4 and IPv6; no others are touched."""
     for_removal(queue).remove()
+
+
+def _wanted(client_iface: str, server_iface: str, ports: PortSet, queue: int) -> RuleSet:
+    families = features.served_families()
+    return RuleSet.for_clientnic(client_iface, server_iface, ports, queue, families)
 
 
 def _state(wanted: RuleSet) -> list[str]:
@@ -84,7 +97,12 @@ def _state(wanted: RuleSet) -> list[str]:
 def _where_to_look(wanted: RuleSet) -> list[str]:
     if not features.iptables_is_nft():
         return []
-    commands = [f"iptables-legacy -t {table.name} -S" for table in wanted.tables]
+    commands = [
+        f"{command} -t {table.name} -S"
+        for family, command in (("ipv4", "iptables-legacy"), ("ipv6", "ip6tables-legacy"))
+        for table in wanted.tables
+        if family in wanted.families
+    ]
     return [
         "the iptables command of this host is the nft one and does not list these rules; "
         f"this does: {' ; '.join(commands)}"

@@ -11,8 +11,12 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from nfq_zerortt.errors import ConfigError
+
+Family = Literal["ipv4", "ipv6"]
+FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
 
 OWN_PREFIX = "ZERORTT-"
 """How the name of every chain of this product begins."""
@@ -31,14 +35,28 @@ _PORT_LIST = rf"{_PORT}(,{_PORT}){{0,14}}"
 _INTERFACE = r"[^\s/!+\"'\\]{1,15}"
 _NUMBER = r"[0-9]{1,5}"
 
+# At most ten words a location, ten values a test, ten tests (linux/netfilter/xt_u32.h).
+_WORD = r"(?:0x[0-9A-Fa-f]{1,8}|[0-9]{1,9})"
+_LOCATION = rf"{_WORD}(?:(?:&|<<|>>|@){_WORD}){{0,9}}"
+_VALUES = rf"{_WORD}(?::{_WORD})?(?:,{_WORD}(?::{_WORD})?){{0,9}}"
+_U32 = rf"{_LOCATION}={_VALUES}(?:&&{_LOCATION}={_VALUES}){{0,9}}"
+
+U32_VALUES = 10
+"""How many values or ranges one test of a u32 match takes."""
+
+_ICMP_ERRORS = "destination-unreachable|time-exceeded|parameter-problem"
 # For each extension its options: the pattern of the value, None for one without a value.
 _MATCHES: Mapping[str, Mapping[str, str | None]] = {
     "multiport": {"--dports": _PORT_LIST, "--sports": _PORT_LIST},
     "addrtype": {"--dst-type": "LOCAL", "--src-type": "LOCAL"},
+    "icmp": {"--icmp-type": _ICMP_ERRORS},
+    "icmp6": {"--icmpv6-type": f"{_ICMP_ERRORS}|packet-too-big"},
+    "u32": {"--u32": _U32},
 }
 _TARGETS: Mapping[str, Mapping[str, str | None]] = {
     "CT": {"--notrack": None},
     "NFQUEUE": {"--queue-num": _NUMBER, "--queue-bypass": None},
+    "RETURN": {},
 }
 
 
@@ -68,7 +86,10 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule; ``first`` puts it at the head of its chain instead of the end."""
+    """One rule; ``first`` puts it at the head of its chain instead of the end.
+
+    ``family`` is the only one that it is for; None if it serves both.
+    """
 
     chain: str
     target: Extension
@@ -77,9 +98,12 @@ class Rule:
     out_interface: str | None = None
     protocol: str | None = None
     matches: tuple[Extension, ...] = ()
+    family: Family | None = None
 
     def __str__(self) -> str:
         words = ["-I" if self.first else "-A", self.chain]
+        if self.family is not None:
+            words.append(_FLAGS[self.family])
         for flag, value in (
             ("-i", self.in_interface),
             ("-o", self.out_interface),
@@ -99,6 +123,12 @@ class Table:
     name: str
     chains: tuple[str, ...]
     rules: tuple[Rule, ...]
+
+    def of(self, *families: Family) -> Table:
+        """Return the table with those rules only that are for one of these families."""
+        wanted = (None, *families)
+        rules = tuple(rule for rule in self.rules if rule.family in wanted)
+        return Table(self.name, self.chains, rules)
 
     def __str__(self) -> str:
         lines = [f"*{self.name}"]
@@ -216,14 +246,19 @@ def _rule(line: str, table: str, own_chains: Sequence[str]) -> Rule:
     found: dict[str, str] = {}
     matches: list[Extension] = []
     target: Extension | None = None
+    family: Family | None = None
     while (word := words.peek()) is not None:
         words.take("an option")
         if word in _PLAIN and word not in found:
             found[word] = words.take_matching(_PLAIN[word], word)
+        elif word in _FAMILY_OF and family is None:
+            family = _FAMILY_OF[word]
         elif word == "-m":
             matches.append(_extension(words, _MATCHES, "match"))
         elif word == "-j" and target is None:
             target = _target(words, own_chains)
+        elif word in _FAMILY_OF:
+            raise _NotUnderstoodError("a line is for -4 or for -6, and says so once")
         elif word in _PLAIN or word == "-j":
             raise _NotUnderstoodError(f"{word} stands twice")
         else:
@@ -238,17 +273,34 @@ def _rule(line: str, table: str, own_chains: Sequence[str]) -> Rule:
         out_interface=found.get("-o"),
         protocol=found.get("-p"),
         matches=tuple(matches),
+        family=family,
     )
     if chain in BUILT_IN[table] and rule != jump(chain, target.name, first=rule.first):
         raise _NotUnderstoodError(f"{chain} is built in: only a bare jump to a chain of ours there")
     if chain in BUILT_IN[table] and target.name not in own_chains:
         raise _NotUnderstoodError(f"{target.name!r} is not a declared chain")
-    if any(match.name == "multiport" for match in matches) and rule.protocol is None:
-        raise _NotUnderstoodError("multiport needs -p tcp")
+    _check_family(rule)
     return rule
 
 
-_PLAIN: Mapping[str, str] = {"-i": _INTERFACE, "-o": _INTERFACE, "-p": "tcp"}
+_PLAIN: Mapping[str, str] = {"-i": _INTERFACE, "-o": _INTERFACE, "-p": "tcp|icmp|icmpv6"}
+_FLAGS: Mapping[Family, str] = {"ipv4": "-4", "ipv6": "-6"}
+_FAMILY_OF: Mapping[str, Family] = {flag: family for family, flag in _FLAGS.items()}
+_PROTOCOL_FAMILY: Mapping[str | None, Family] = {"icmp": "ipv4", "icmpv6": "ipv6"}
+_NEEDED_PROTOCOL: Mapping[str, str] = {"multiport": "tcp", "icmp": "icmp", "icmp6": "icmpv6"}
+
+
+def _check_family(rule: Rule) -> None:
+    """Refuse a rule that no family, or the wrong one, could take."""
+    family = _PROTOCOL_FAMILY.get(rule.protocol, rule.family)
+    if family != rule.family and family is not None:
+        raise _NotUnderstoodError(f"-p {rule.protocol} needs {_FLAGS[family]}")
+    for match in rule.matches:
+        protocol = _NEEDED_PROTOCOL.get(match.name, rule.protocol)
+        if protocol != rule.protocol:
+            raise _NotUnderstoodError(f"{match.name} needs -p {protocol}")
+        if match.name == "u32" and rule.family is None:
+            raise _NotUnderstoodError("u32 needs -4 or -6: it counts bytes of the header")
 
 
 def jump(chain: str, target: str, *, first: bool = False) -> Rule:
@@ -286,7 +338,7 @@ def _extension(
             raise _NotUnderstoodError(f"{option} cannot be inverted")
         value = None if pattern is None else words.take_matching(pattern, option)
         options.append(Option(option, value, inverted))
-    if not options:
+    if allowed and not options:
         raise _NotUnderstoodError(f"{kind} {name} needs one of {', '.join(allowed)}")
     return Extension(name, tuple(options))
 

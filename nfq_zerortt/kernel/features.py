@@ -6,6 +6,8 @@ afterwards; this host's own settings are only read.
 
 from __future__ import annotations
 
+import errno
+import functools
 import importlib
 import platform
 import re
@@ -18,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
-from nfq_zerortt.kernel import capabilities, declarations, firewall, xtables
+from nfq_zerortt.kernel import capabilities, declarations, firewall, rules, xtables
+from nfq_zerortt.kernel.declarations import FAMILIES, Family
 from nfq_zerortt.kernel.scratch import Attempt, attempt
-from nfq_zerortt.kernel.xtables import FAMILIES, Family
+from nfq_zerortt.ports import PortSet
 
 AS_ROOT = "run as root (sudo), or give the service the capability (AmbientCapabilities= in systemd)"
 LEGACY_TABLES = (
@@ -87,7 +90,7 @@ def require_for_run(
     needed: list[Probe] = [cap_net_admin, cap_net_raw, netfilterqueue_package, nfqueue]
     if with_rules:
         needed += [iptables_package, mangle_table, raw_table, nfqueue_target, ct_target]
-        needed += [multiport_match, addrtype_match]
+        needed += [multiport_match, addrtype_match, icmp_match, u32_match]
     for probe in needed:
         _require(probe())
     _require_free_queue(queue)
@@ -95,7 +98,12 @@ def require_for_run(
 
 def warnings_for_run(client_iface: str, server_iface: str) -> list[Feature]:
     """Look at what does not keep the service from running, but its connections from working."""
-    looked_at = (forwarding(), address_translation(), untracked(client_iface, server_iface))
+    looked_at = (
+        forwarding(),
+        address_translation(),
+        untracked(client_iface, server_iface),
+        ipv6(client_iface, server_iface),
+    )
     return [feature for feature in looked_at if feature.ok is False]
 
 
@@ -267,6 +275,19 @@ def addrtype_match() -> Feature:
     return _rule("iptables match addrtype", "raw", "PREROUTING", rule, option)
 
 
+def icmp_match() -> Feature:
+    """The match that tells ICMP errors from echo requests."""
+    rule = "-4 -p icmp -m icmp --icmp-type time-exceeded -j NFQUEUE --queue-num 0"
+    return _rule("iptables match icmp", "mangle", "FORWARD", rule, "CONFIG_IP_NF_IPTABLES_LEGACY")
+
+
+def u32_match() -> Feature:
+    """The match that looks at what an ICMP error quotes."""
+    rule = "-4 -p icmp -m u32 --u32 0>>22&0x3C@14&0xFF=6 -j CT --notrack"
+    option = "CONFIG_NETFILTER_XT_MATCH_U32"
+    return _rule("iptables match u32", "raw", "PREROUTING", rule, option)
+
+
 def forwarding() -> Feature:
     """A router forwards; a host by default does not."""
     on = _setting("net/ipv4/ip_forward") == 1
@@ -357,34 +378,113 @@ def untracked(client_iface: str | None = None, server_iface: str | None = None) 
     except ZeroRttError as error:
         return Feature(name, None, False, f"cannot be looked at: {error}", AS_ROOT)
     if not found:
-        return Feature(name, True, False, "nothing drops untracked TCP that is forwarded")
-    ends = (client_iface or "CLIENT-IF", server_iface or "SERVER-IF")
-    return Feature(
-        name,
-        False,
-        False,
-        f"untracked TCP is dropped by {' and '.join(found)}, and the packets between clients and "
-        "servers are untracked while the service runs: no connection gets through",
-        "; ".join(
-            f"iptables -I FORWARD -i {one} -o {other} -p tcp -m conntrack --ctstate UNTRACKED "
-            "-j ACCEPT"
-            for one, other in (ends, ends[::-1])
-        ),
+        detail = "nothing drops untracked TCP that is forwarded, or ICMP errors about it"
+        return Feature(name, True, False, detail)
+    rules_to_add = [
+        rule
+        for one in found
+        for rule in one.remedies(client_iface or "CLIENT-IF", server_iface or "SERVER-IF")
+    ]
+    return Feature(name, False, False, _told(found), "; ".join(dict.fromkeys(rules_to_add)))
+
+
+def _told(found: Sequence[firewall.Obstacle]) -> str:
+    """Say what the firewall drops, and what that means."""
+    forwarded = [one for one in found if one.chain == "FORWARD"]
+    tcp = [one.where for one in forwarded if one.kind is firewall.TCP]
+    errors = [one.where for one in forwarded if one.kind is not firewall.TCP]
+    own = [one.where for one in found if one.chain == "OUTPUT"]
+    said = []
+    if tcp:
+        said.append(
+            f"untracked TCP is dropped by {' and '.join(dict.fromkeys(tcp))}, and the packets "
+            "between clients and servers are untracked while the service runs: no connection gets "
+            "through there"
+        )
+    if errors:
+        said.append(
+            f"untracked ICMP errors are dropped by {' and '.join(errors)}, and those about "
+            "connections that the service handles are untracked: path MTU discovery fails there"
+        )
+    if own:
+        said.append(
+            f"this router's own ICMP errors about untracked packets are dropped by "
+            f"{' and '.join(own)}: path MTU discovery fails where its own next link is the narrow "
+            "one"
+        )
+    return "; ".join(said)
+
+
+def ipv6(client_iface: str | None = None, server_iface: str | None = None) -> Feature:
+    """Whether IPv6 can be served. It need not be: without it, IPv4 is."""
+    name = "IPv6"
+    only = "only IPv4 is served"
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
+            raise
+        return Feature(
+            name,
+            False,
+            False,
+            f"the kernel has none ({error.strerror}): {only}",
+            "modprobe ipv6, or boot without ipv6.disable=1, where it is wanted",
+        )
+    rules = ipv6_rules()
+    if rules.ok is False:
+        return Feature(name, False, False, f"{rules.name}: {rules.detail}; {only}", rules.remedy)
+    off = [
+        f"net.ipv6.conf.{one}.disable_ipv6"
+        for one in ("all", client_iface, server_iface)
+        if one and _setting(f"net/ipv6/conf/{one}/disable_ipv6")
+    ]
+    if off:
+        remedy = "; ".join(f"sysctl -w {one}=0" for one in off) + ", where it is wanted"
+        return Feature(name, False, False, f"switched off by {', '.join(off)}: {only}", remedy)
+    if not _setting("net/ipv6/conf/all/forwarding"):
+        if _ipv6_addresses():
+            return Feature(
+                name,
+                False,
+                False,
+                "net.ipv6.conf.all.forwarding is off: no IPv6 passes through this host, although "
+                f"it has addresses ({', '.join(_ipv6_addresses())})",
+                "sysctl -w net.ipv6.conf.all.forwarding=1, where it is wanted",
+            )
+        return Feature(name, True, False, "not in use on this host: no address, no forwarding")
+    return Feature(name, True, False, "is forwarded, and served like IPv4")
+
+
+_LINK_LOCAL, _HOST = 0x20, 0x10
+"""Scopes in /proc/net/if_inet6 (net/ipv6.h: IPV6_ADDR_LINKLOCAL, IPV6_ADDR_LOOPBACK)."""
+
+
+def _ipv6_addresses() -> list[str]:
+    """Return the interfaces with an address that is good for more than their link."""
+    table = Path("/proc/thread-self/net/if_inet6")
+    lines = table.read_text(encoding="ascii").splitlines() if table.exists() else []
+    found = (line.split() for line in lines)
+    return sorted(
+        {name for _, _, _, scope, _, name in found if not int(scope, 16) & (_LINK_LOCAL | _HOST)}
     )
+
+
+@functools.cache
+def served_families() -> tuple[Family, ...]:
+    """Return the families whose packets the service takes: IPv6 only where there are rules for it.
+
+    Where that cannot be tried, for want of privileges, both. It is tried once in a process.
+    """
+    return FAMILIES if ipv6_rules().ok is not False else ("ipv4",)
 
 
 def ipv6_rules() -> Feature:
     """The same tables and extensions for IPv6."""
 
     def action() -> str:
-        _insert(
-            "ipv6",
-            "*raw\n:ZERORTT-TRY - [0:0]\n-A PREROUTING -j ZERORTT-TRY\n"
-            "-A ZERORTT-TRY -p tcp -m multiport --dports 80 -m addrtype ! --dst-type LOCAL "
-            "-j CT --notrack\nCOMMIT\n"
-            "*mangle\n:ZERORTT-TRY - [0:0]\n-A FORWARD -j ZERORTT-TRY\n"
-            "-A ZERORTT-TRY -p tcp -j NFQUEUE --queue-num 0 --queue-bypass\nCOMMIT",
-        )
+        for table in rules.RuleSet.for_clientnic("c", "s", PortSet.parse("80")).tables:
+            _insert("ipv6", str(table.of("ipv6")))
         return "the same rules can be set for IPv6"
 
     return _tried("ip6tables rules", action, LEGACY_TABLES, required=False)
@@ -450,10 +550,13 @@ PROBES: tuple[Probe, ...] = (
     ct_target,
     multiport_match,
     addrtype_match,
+    icmp_match,
+    u32_match,
     forwarding,
     reverse_path_filter,
     address_translation,
     untracked,
+    ipv6,
     ipv6_rules,
     iptables_command,
     netem,

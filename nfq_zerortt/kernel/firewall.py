@@ -1,10 +1,12 @@
 """Whether this router's firewall lets through what connection tracking does not see.
 
-The packets that are handled are untracked (see ``iptables_rules/clientnic.rules``).
-A firewall that lets pass only what belongs to a tracked connection drops them all,
-also those of connections that pass untouched. Here FORWARD is walked as such a
-packet would: each rule matches it, does not, or perhaps does (where that depends on
-addresses, ports or marks). Only the rules are read; nothing is changed.
+The packets that are handled, and the ICMP errors about them, are untracked (see
+``iptables_rules/clientnic.rules``). A firewall that lets pass only what belongs to a
+tracked connection drops them all, also those of connections that pass untouched. Here
+FORWARD is walked as such a packet would: each rule matches it, does not, or perhaps
+does (where that depends on addresses, ports or marks). So is OUTPUT, as an ICMP error
+that this router itself sends about an untracked packet: the kernel calls that INVALID.
+Only the rules are read; nothing is changed.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.kernel import xtables
+from nfq_zerortt.kernel.declarations import Family
 
 PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 """Where the tools are, also for a user whose PATH does not say so."""
@@ -28,37 +32,136 @@ _ACCEPTING = frozenset({"ACCEPT", "NFQUEUE", "QUEUE"})
 _DROPPING = frozenset({"DROP", "REJECT"})
 _DEEPEST = 32
 _STATES = frozenset({"--ctstate", "--state"})
+_COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
+_NFT_FAMILIES: dict[str, tuple[Family, ...]] = {
+    "ip": ("ipv4",),
+    "ip6": ("ipv6",),
+    "inet": ("ipv4", "ipv6"),
+}
+_FORWARDING6 = Path("/proc/sys/net/ipv6/conf/all/forwarding")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of packet, and how ``iptables -S`` may write what matches it."""
+
+    name: str
+    protocols: frozenset[str]
+    types: frozenset[str] = frozenset()
+
+
+TCP = Kind("TCP", frozenset({"tcp", "6", "all"}))
+# Of the errors, those that path MTU discovery cannot do without.
+ERRORS: dict[Family, Kind] = {
+    "ipv4": Kind(
+        "ICMP errors about it",
+        frozenset({"icmp", "1", "all"}),
+        frozenset({"any", "255", "3", "3/4", "destination-unreachable", "fragmentation-needed"}),
+    ),
+    "ipv6": Kind(
+        "ICMPv6 errors about it",
+        frozenset({"ipv6-icmp", "icmpv6", "58", "all"}),
+        frozenset({"2", "2/0", "packet-too-big"}),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A packet that is to be forwarded: where it comes in and goes out; None if any."""
+    """A packet on its way: where it comes in and goes out; None if any."""
 
     came_in: str | None
     goes_out: str | None
+    kind: Kind = TCP
+    chain: str = "FORWARD"
+    state: str = "UNTRACKED"
 
 
-def obstacles(client_iface: str | None = None, server_iface: str | None = None) -> list[str]:
-    """Return what drops untracked TCP between the interfaces, one text each.
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What drops packets of one kind.
 
-    Without interfaces, a rule for some interface counts as one that lets pass only if it
-    names the state UNTRACKED.
+    Attributes:
+        family: of the packets.
+        kind: of the packets.
+        where: what drops them, in the firewall's own words.
+        command: the beginning of the command that adds a rule there, before all others.
+        chain: where they are dropped, FORWARD or OUTPUT.
+    """
+
+    family: Family
+    kind: Kind
+    where: str
+    command: str
+    chain: str = "FORWARD"
+
+    def remedies(self, client_iface: str, server_iface: str) -> list[str]:
+        """Return the commands that let them pass in both directions.
+
+        Where TCP itself is dropped, its rule is one for the errors about it as well.
+        """
+        ways = ((client_iface, server_iface), (server_iface, client_iface))
+        if self.command.startswith("nft "):
+            accept = "ct state untracked accept"
+            return [f"{self.command} iifname {one} oifname {other} {accept}" for one, other in ways]
+        protocol = {TCP: "", ERRORS["ipv4"]: "-p icmp ", ERRORS["ipv6"]: "-p icmpv6 "}[self.kind]
+        if self.chain == "OUTPUT":
+            accept = f"{protocol}-m conntrack --ctstate INVALID -j ACCEPT"
+            return [f"{self.command} -o {iface} {accept}" for iface, _ in ways]
+        accept = f"{protocol}-m conntrack --ctstate UNTRACKED -j ACCEPT"
+        return [f"{self.command} -i {one} -o {other} {accept}" for one, other in ways]
+
+
+def obstacles(client_iface: str | None = None, server_iface: str | None = None) -> list[Obstacle]:
+    """Return what drops untracked TCP between the interfaces, or the ICMP errors about it.
+
+    Errors are left out where TCP itself is dropped. IPv6 is looked at if this host forwards
+    it. Without interfaces, a rule for some interface counts as one that lets pass only if it
+    names the packet's state.
 
     Raises:
         ZeroRttError: the rules cannot be read.
     """
-    ways = [Passage(client_iface, server_iface), Passage(server_iface, client_iface)]
+    families: list[Family] = ["ipv4", "ipv6"] if _forwards_ipv6() else ["ipv4"]
+    ways = [(client_iface, server_iface), (server_iface, client_iface)]
     if client_iface is None:
         del ways[1]
-    found = []
-    for command in ("iptables-legacy", "iptables-nft"):
-        rules = _rules(command)
-        for way in ways:
-            end = Walk(rules, way).end() if rules else ""
-            if end:
-                towards = f" from {way.came_in} to {way.goes_out}" if way.came_in else ""
-                found.append(f"{command} FORWARD ({end}){towards}")
-    return found + _nft_obstacles()
+    found: list[Obstacle] = []
+    for family in families:
+        for variant in ("legacy", "nft"):
+            command = f"{_COMMANDS[family]}-{variant}"
+            rules = _rules(family, command)
+            for came_in, goes_out in ways if rules else ():
+                found += _on_the_way(family, command, rules, came_in, goes_out)
+    return found + [one for one in _nft_obstacles() if one.family in families]
+
+
+def _on_the_way(
+    family: Family,
+    command: str,
+    rules: Sequence[Sequence[str]],
+    came_in: str | None,
+    goes_out: str | None,
+) -> Iterator[Obstacle]:
+    """Tell what drops packets that go from one interface to the other."""
+    for kind in (TCP, ERRORS[family]):
+        if end := Walk(rules, Passage(came_in, goes_out, kind)).end():
+            towards = f" from {came_in} to {goes_out}" if came_in else ""
+            yield Obstacle(family, kind, f"{command} FORWARD ({end}){towards}", _insert(command))
+            break
+    own = ERRORS[family]
+    if end := Walk(rules, Passage(None, goes_out, own, "OUTPUT", "INVALID")).end():
+        towards = f" to {goes_out}" if goes_out else ""
+        where = f"{command} OUTPUT ({end}){towards}"
+        yield Obstacle(family, own, where, _insert(command, "OUTPUT"), "OUTPUT")
+
+
+def _insert(command: str, chain: str = "FORWARD") -> str:
+    return f"{command} -I {chain}"
+
+
+def _forwards_ipv6() -> bool:
+    return _FORWARDING6.exists() and _FORWARDING6.read_text(encoding="ascii").strip() != "0"
 
 
 def _run(argv: Sequence[str]) -> str | None:
@@ -72,14 +175,14 @@ def _run(argv: Sequence[str]) -> str | None:
     return ran.stdout
 
 
-def _rules(command: str) -> list[list[str]]:
-    if command == "iptables-legacy" and not xtables.is_in_use("ipv4", "filter"):
+def _rules(family: Family, command: str) -> list[list[str]]:
+    if command.endswith("-legacy") and not xtables.is_in_use(family, "filter"):
         return []  # the command would create the table
     return [shlex.split(line) for line in (_run([command, "-S"]) or "").splitlines()]
 
 
 class Walk:
-    """An untracked TCP packet on its way through the table filter, given as iptables -S does."""
+    """A packet on its way through the table filter, which is given as iptables -S does."""
 
     def __init__(self, rules: Sequence[Sequence[str]], passage: Passage) -> None:
         self._passage = passage
@@ -87,14 +190,14 @@ class Walk:
         self._policy = "ACCEPT"
         self._perhaps = False
         for words in rules:
-            if words[:2] == ["-P", "FORWARD"]:
+            if words[:2] == ["-P", passage.chain]:
                 self._policy = words[2]
             elif words[0] == "-A":
                 self._chains.setdefault(words[1], []).append(words[2:])
 
     def end(self) -> str:
         """Return what surely drops the packet, as a text; empty when it passes or may pass."""
-        verdict = self._through("FORWARD", 0)
+        verdict = self._through(self._passage.chain, 0)
         if verdict is None and self._policy in _DROPPING:
             verdict = f"policy {self._policy}"
         return "" if verdict is None or self._perhaps else verdict
@@ -147,12 +250,14 @@ class Walk:
                 foreign = foreign or actual is None
                 answer = _is_interface(words.pop(0), actual)
             elif option in ("-p", "--protocol"):
-                answer = words.pop(0) in ("tcp", "6", "all")
+                answer = words.pop(0) in self._passage.kind.protocols
+            elif option in ("--icmp-type", "--icmpv6-type"):
+                answer = words.pop(0) in self._passage.kind.types
             elif option == "--comment":
                 del words[0]
                 continue
             elif option in _STATES:
-                answer = "UNTRACKED" in words.pop(0).split(",")
+                answer = self._passage.state in words.pop(0).split(",")
                 named = named or answer
             if answer is not None and answer is inverted:
                 return False, False
@@ -177,7 +282,7 @@ def _is_interface(pattern: str, actual: str | None) -> bool | None:
     return pattern == actual
 
 
-def _nft_obstacles() -> list[str]:
+def _nft_obstacles() -> list[Obstacle]:
     """Look at nft's own chains: those that drop at their end and say nothing of untracked."""
     listed = _run(["nft", "-j", "list", "ruleset"])
     objects: list[dict[str, Any]] = json.loads(listed)["nftables"] if listed else []
@@ -185,7 +290,7 @@ def _nft_obstacles() -> list[str]:
     for chain in (one["chain"] for one in objects if "chain" in one):
         table = (chain["family"], chain["table"])
         forwards = chain.get("hook") == "forward" and chain.get("type") == "filter"
-        if not forwards or chain["family"] not in ("ip", "inet") or chain["name"] == "FORWARD":
+        if not forwards or chain["family"] not in _NFT_FAMILIES or chain["name"] == "FORWARD":
             continue  # FORWARD in capitals is the iptables command's
         rules = [
             one["rule"]
@@ -195,7 +300,11 @@ def _nft_obstacles() -> list[str]:
         own = [rule["expr"] for rule in rules if rule["chain"] == chain["name"]]
         drops = chain.get("policy") == "drop" or bool(own and _always_drops(own[-1]))
         if drops and not re.search(r'"untracked"', json.dumps(rules)):
-            found.append(f"nft chain {' '.join(table)} {chain['name']}")
+            place = f"{' '.join(table)} {chain['name']}"
+            found += [
+                Obstacle(family, TCP, f"nft chain {place}", f"nft insert rule {place}")
+                for family in _NFT_FAMILIES[chain["family"]]
+            ]
     return found
 
 

@@ -47,7 +47,9 @@ class RawSender:
     def send(self, side: Side, packet: bytes) -> str | None:
         """Send ``packet``; return None, or why it could not be sent.
 
-        The packet is then lost, as packets get lost: whoever needs it will ask again.
+        The packet is then lost, as packets get lost: whoever needs it will ask again. To an
+        IPv4 address without a route the kernel sends as to a neighbour, because the socket is
+        bound to an interface; for IPv6 it says that there is none.
         """
         try:
             return self._send(side, packet)

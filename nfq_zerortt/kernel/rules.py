@@ -16,12 +16,9 @@ from dataclasses import dataclass
 import iptables_rules
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.kernel import declarations, xtables
-from nfq_zerortt.kernel.declarations import Table
-from nfq_zerortt.kernel.xtables import FAMILIES, CommitError, Family, LegacyTable
+from nfq_zerortt.kernel.declarations import FAMILIES, U32_VALUES, Family, Table
+from nfq_zerortt.kernel.xtables import CommitError, LegacyTable
 from nfq_zerortt.ports import PortSet
-
-DEFAULT_FAMILIES: tuple[Family, ...] = ("ipv4",)
-"""What the service handles, and so what its rules select."""
 
 LAST_QUEUE = 65535
 LONGEST_INTERFACE_NAME = 15
@@ -34,10 +31,13 @@ PAUSE_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The rules of one service: which tables, and for which families of addresses."""
+    """The rules of one service: which tables, and for which families of addresses.
+
+    ``features.served_families`` tells which families this kernel has rules for.
+    """
 
     tables: tuple[Table, ...]
-    families: tuple[Family, ...] = DEFAULT_FAMILIES
+    families: tuple[Family, ...] = FAMILIES
 
     @classmethod
     def for_clientnic(
@@ -46,7 +46,7 @@ class RuleSet:
         server_iface: str,
         ports: PortSet,
         queue: int = 0,
-        families: Sequence[Family] = DEFAULT_FAMILIES,
+        families: Sequence[Family] = FAMILIES,
     ) -> RuleSet:
         """Fill in the declarations of ClientNIC.
 
@@ -65,19 +65,28 @@ class RuleSet:
             {
                 "dports": [f"-m multiport --dports {group}" for group in groups] or [""],
                 "sports": [f"-m multiport --sports {group}" for group in groups] or [""],
+                "quoted": _u32_groups(ports),
             },
         )
         return cls(declarations.parse(text, iptables_rules.CLIENTNIC), tuple(families))
 
     def text(self) -> str:
-        """Return the rules in the form that ``iptables-legacy-restore --noflush`` takes."""
-        return "\n".join(map(str, self.tables)) + "\n"
+        """Return the rules as ``iptables-legacy-restore --noflush`` takes them.
 
-    def apply(self) -> None:
+        ip6tables-legacy-restore takes the same text: each ignores the other's lines.
+        """
+        return "\n".join(str(table.of(*self.families)) for table in self.tables) + "\n"
+
+    def apply(self, instead_of: RuleSet | None = None) -> None:
         """Make the kernel hold exactly these rules in our chains, and verify that it does.
 
-        Where it does already, nothing is written. What an earlier service with the same
-        queue number left, in either family, is replaced.
+        A table that holds them already is not written. What an earlier service with the
+        same queue number left, in either family, is replaced. A packet meets the old or the
+        new rules of a table, never none. The order, raw before mangle, is the one in which
+        more ports can be selected at any time: what is handled is never tracked.
+
+        If it fails, none of ours are left; or, if given, the rules ``instead_of`` which these
+        were to be applied: those that a running service has.
 
         Raises:
             MissingFeatureError: no privilege, or the kernel lacks a table or an extension.
@@ -85,17 +94,23 @@ class RuleSet:
         """
         with xtables.lock():
             try:
-                for family in FAMILIES:
-                    for table in self.tables:
-                        if family in self.families:
-                            _write(family, table, _install, _differences)
-                        else:
-                            _clear(family, table)
+                self._put()
             except ZeroRttError:
                 # Half of them is worse than none: untracked, but not handled.
                 with contextlib.suppress(ZeroRttError):
-                    self._clear_all()
+                    if instead_of is None:
+                        self._clear_all()
+                    else:
+                        instead_of._put()
                 raise
+
+    def _put(self) -> None:
+        for family in FAMILIES:
+            for table in self.tables:
+                if family in self.families:
+                    _write(family, table.of(family), _install, _differences)
+                else:
+                    _clear(family, table)
 
     def remove(self) -> None:
         """Take our rules away, in both families; it does not matter whether they are there.
@@ -134,7 +149,7 @@ class RuleSet:
                 with xtables.opened(family, table.name) as handle:
                     found += [
                         f"{family} table {table.name}: {difference}"
-                        for difference in _differences(handle, table)
+                        for difference in _differences(handle, table.of(family))
                     ]
         return found
 
@@ -146,6 +161,14 @@ class RuleSet:
 def for_removal(queue: int) -> RuleSet:
     """Return the rules of a queue number without their interfaces: enough to remove them."""
     return RuleSet.for_clientnic("any", "any", PortSet(), queue)
+
+
+def _u32_groups(ports: PortSet) -> list[str]:
+    """Return the ports as the values of a u32 match, as many at a time as it takes."""
+    if ports.is_all:
+        return ["0:65535"]
+    values = [f"{first}:{last}" if first < last else str(first) for first, last in ports.ranges]
+    return [",".join(values[at : at + U32_VALUES]) for at in range(0, len(values), U32_VALUES)]
 
 
 def check_interface_name(option: str, name: str) -> None:

@@ -25,14 +25,12 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import declarations
+from nfq_zerortt.kernel.declarations import Family
 from nfq_zerortt.kernel.option_entries import repair_option_lookup
-
-Family = Literal["ipv4", "ipv6"]
-FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
 
 LOCK_FILE = "/run/xtables.lock"
 """What iptables locks; the same environment variable moves it (iptables(8))."""
@@ -197,7 +195,7 @@ class LegacyTable:
     def _built(self, rule: declarations.Rule) -> Any:
         built = _rule_class(self._family)()
         built.only_table = self._handle
-        if rule.protocol is not None:  # first: the options of multiport depend on it
+        if rule.protocol is not None:  # first: the options of multiport and icmp depend on it
             built.protocol = rule.protocol
         if rule.in_interface is not None:
             built.in_interface = rule.in_interface
