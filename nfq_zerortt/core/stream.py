@@ -69,25 +69,40 @@ class Stream:
                 return [Replace(pieces[0])]
             return [Drop("split"), *(Send(Side.SERVER, piece, "split") for piece in pieces)]
         data = path.direction.translate(view.raw[: view.end], view.tcp)
-        return [Replace(data), *self._duplicate_sacks(flow, view, data)]
+        return self._acknowledged(flow, view, data)
 
-    def _duplicate_sacks(self, flow: Flow, view: SegmentView, data: bytes) -> list[Action]:
-        """Tell the client which of its retransmissions were needless, once they are covered."""
+    def _acknowledged(self, flow: Flow, view: SegmentView, data: bytes) -> list[Action]:
+        """Tell the client which of its retransmissions were needless, once they are covered.
+
+        A tail-loss probe's D-SACK goes in the very ACK that covers it: Linux takes the probe for
+        the repair of a loss, and shrinks its window, when an ACK passes what it had sent by then
+        and no D-SACK has come yet (RFC 8985, section 7.4.2). One ACK may cover more, and a packet
+        of its own may be overtaken. That of a repeated first segment follows the ACK: the client
+        looks for it below what was acknowledged before.
+        """
         if not flow.duplicates or not view.flags & ACK or view.flags & RST or view.fragment:
-            return []
+            return [Replace(data)]
         if view.ack != flow.to_client.last_ack:
-            return []  # an older one, or a stranger's
+            return [Replace(data)]  # an older one, or a stranger's
         blocks = flow.duplicates.acknowledged(view.ack)
         flow.choose_path()
         if flow.offer is None or not flow.offer.sack_permitted:
-            return []
+            return [Replace(data)]
+        covering = data
         try:
+            probe = next((block for block in blocks if block[0] != flow.held.start), None)
+            if probe is not None and _has_room(view):
+                blocks.remove(probe)
+                data = packets.duplicate_sack(covering, *probe)
             return [
-                Send(Side.CLIENT, packets.duplicate_sack(data, *block), "duplicate_sack")
-                for block in blocks
+                Replace(data),
+                *(
+                    Send(Side.CLIENT, packets.duplicate_sack(covering, *block), "duplicate_sack")
+                    for block in blocks
+                ),
             ]
         except WireError:
-            return []  # its options are odd; an acknowledgement without them will do
+            return [Replace(covering)]  # its options are odd; without a D-SACK it will do
 
     def _is_needless(self, path: Path, view: SegmentView, now: float) -> bool:
         """Tell whether the client repeats early data whose acknowledgement cannot be here yet."""
@@ -142,3 +157,8 @@ class Stream:
             Drop("syn_ack_repeated"),
             Send(Side.SERVER, packets.bare_ack(data), "ack_repeated"),
         ]
+
+
+def _has_room(view: SegmentView) -> bool:
+    """Tell whether a D-SACK fits into the packet: a bare ACK that reports no holes."""
+    return not view.sequence_length and not view.readable_options.sack_blocks

@@ -19,9 +19,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scapy.layers.inet import IP, in4_chksum
+from scapy.layers.inet import in4_chksum
+from scapy.layers.inet6 import in6_chksum
 from scapy.utils import checksum
 
+from support.addresses import IPV4, Family
 from support.captures import (
     CLIENT,
     CLIENT_SIDE,
@@ -35,20 +37,20 @@ from support.captures import (
 )
 from support.reading import (
     ACK,
-    CLIENT_ADDRESS,
     CWR,
     ECE,
     FIN,
     PSH,
     RST,
-    SERVER_ADDRESS,
     SYN,
     Key,
     Option,
     Read,
     Side,
     connections,
+    read_ip,
     stream,
+    tcp_part,
 )
 
 MODULUS = 2**32
@@ -58,7 +60,7 @@ SYN_OPTIONS = {"MSS", "NOP", "EOL", "SAckOK", "Timestamp", "WScale"}
 SIMULTANEOUS_S = 0.001
 """Packets that arrive within this time may be handled by two processors of a host at once."""
 
-_TTL, _CHECKSUM = 8, slice(10, 12)
+_TTL, _CHECKSUM, _HOP_LIMIT = 8, slice(10, 12), 7
 _MOST_SHOWN = 12
 
 
@@ -110,11 +112,12 @@ def check_checksums(captures: Captures) -> None:
             raw = captured.raw
             if raw in right:
                 continue
-            ip = IP(raw)
-            header = ip.ihl * 4
-            if checksum(raw[:header]) != 0:
+            ip = read_ip(raw)
+            start, end = tcp_part(ip)
+            if ip.version == 4 and checksum(raw[:start]) != 0:
                 wrong.add(f"{point}: IP checksum {ip.chksum:#06x}: {ip.summary()}")
-            if in4_chksum(6, ip, raw[header : ip.len]) != 0:
+            of_segment = in4_chksum if ip.version == 4 else in6_chksum
+            if of_segment(6, ip, raw[start:end]) != 0:
                 wrong.add(f"{point}: TCP checksum {ip[1].chksum:#06x}: {ip.summary()}")
             right.add(raw)
     wrong.fail_if_any()
@@ -139,6 +142,9 @@ def _bytes_of(packets: Iterable[Captured]) -> Counter[bytes]:
 def without_ttl(raw: bytes) -> bytes:
     """Return a packet's bytes but for what every router changes."""
     blank = bytearray(raw)
+    if raw[0] >> 4 == 6:
+        blank[_HOP_LIMIT] = 0
+        return bytes(blank)
     blank[_TTL] = 0
     blank[_CHECKSUM] = b"\0\0"
     return bytes(blank)
@@ -148,7 +154,7 @@ def _but_ttl(packets: Iterable[Captured]) -> Counter[bytes]:
     return Counter(without_ttl(captured.raw) for captured in packets)
 
 
-def check_untouched(captures: Captures) -> None:
+def check_untouched(captures: Captures, family: Family = IPV4) -> None:
     """Nothing was changed, added or taken away on any of the four hosts, but the TTL."""
     check_checksums(captures)
     check_links(captures)
@@ -156,13 +162,15 @@ def check_untouched(captures: Captures) -> None:
     assert client_side, "nothing was captured"
     assert _but_ttl(client_side) == _but_ttl(server_side)
     for near, far, source in (
-        (client_side, server_side, CLIENT_ADDRESS),
-        (server_side, client_side, SERVER_ADDRESS),
+        (client_side, server_side, family.client),
+        (server_side, client_side, family.server),
     ):
         arrived: dict[bytes, list[float]] = defaultdict(list)
         for captured in near:
             arrived[without_ttl(captured.raw)].append(captured.time)
-        onward = [without_ttl(captured.raw) for captured in far if IP(captured.raw).src == source]
+        onward = [
+            without_ttl(captured.raw) for captured in far if read_ip(captured.raw).src == source
+        ]
         latest = 0.0
         for raw in onward:
             time = arrived[raw].pop(0)
@@ -332,7 +340,7 @@ class _Pair:
                 carried.add(id(origin))
                 sent_before.add(key)
                 self.wrong.require(
-                    packet.ip.ttl == origin.ip.ttl - 1, "TTL towards the server", origin, packet
+                    packet.ttl == origin.ttl - 1, "TTL towards the server", origin, packet
                 )
                 self.wrong.require(
                     packet.time >= origin.time, "before the client sent it", origin, packet
@@ -378,7 +386,7 @@ class _Pair:
 
     @staticmethod
     def _fields(packet: Read, seq: int, ack: int, options: list[Option]) -> tuple[object, ...]:
-        tcp, ip = packet.tcp, packet.ip
+        tcp = packet.tcp
         return (
             seq,
             ack,
@@ -387,7 +395,7 @@ class _Pair:
             tcp.urgptr,
             tuple(options),
             packet.payload,
-            (ip.id, ip.tos, int(ip.flags), ip.frag),
+            packet.ip_fields,
         )
 
     def _whole_of(self, piece: Read) -> Read | None:
@@ -452,11 +460,11 @@ class _Pair:
         for packet in self.near.down:
             if packet.flags & (SYN | ACK) == SYN | ACK:
                 continue
-            matching = expected[self._as_is(packet)]
+            matching = expected[self._as_is(packet)] or expected[self._reporting_nothing(packet)]
             if matching:
                 origin = matching.pop(0)
                 self.wrong.require(
-                    packet.ip.ttl == origin.ip.ttl - 1, "TTL towards the client", origin, packet
+                    packet.ttl == origin.ttl - 1, "TTL towards the client", origin, packet
                 )
                 self.wrong.require(
                     origin.time > latest - SIMULTANEOUS_S, "packets overtook each other", packet
@@ -465,6 +473,10 @@ class _Pair:
                 self._check_window(packet, origin, upward=False)
                 seen.append(packet)
             elif packet.sack and not packet.payload:
+                carrier = expected[self._without_duplicate_sack(packet)]
+                if carrier:  # in the server's own ACK
+                    seen.append(packet)
+                    latest = max(latest, carrier.pop(0).time)
                 self._check_duplicate_sack(packet, seen)
             elif self.may_reset and packet.flags & RST:
                 self._check_reset_to_client(packet, seen)
@@ -489,13 +501,31 @@ class _Pair:
                 options.append((kind, value))
         return self._fields(packet, (packet.seq - self.delta) % MODULUS, packet.ack, options)
 
+    def _without_duplicate_sack(self, packet: Read) -> tuple[object, ...]:
+        padded_sack = 3  # NOP NOP SACK, the last ones
+        return self._fields(packet, packet.seq, packet.ack, packet.options[:-padded_sack])
+
+    def _reporting_nothing(self, packet: Read) -> tuple[object, ...]:
+        """What the server's bare ACK was before the service put a D-SACK (RFC 2883) into it."""
+        *others, first, second, last = [("", None)] * 3 + packet.options
+        padding = ("NOP", None)
+        covered = self._covers_its_block(packet) and packet.flags == ACK and not packet.payload
+        if not covered or (first, second, last[0]) != (padding, padding, "SAck"):
+            return ("no D-SACK",)
+        return self._fields(packet, packet.seq, packet.ack, others[3:])
+
+    @staticmethod
+    def _covers_its_block(packet: Read) -> bool:
+        block = packet.sack
+        if len(block) != 2:
+            return False
+        start, end = ((packet.ack - edge) % MODULUS for edge in block)
+        return 0 < start < MODULUS // 2 and end < MODULUS // 2
+
     def _check_duplicate_sack(self, packet: Read, seen: list[Read]) -> None:
         """A D-SACK (RFC 2883) of the service's: it repeats an ACK and names what that covers."""
-        block = packet.sack
-        covered = len(block) == 2 and 0 < (packet.ack - block[0]) % MODULUS < MODULUS // 2
         self.wrong.require(
-            covered
-            and (packet.ack - block[1]) % MODULUS < MODULUS // 2
+            self._covers_its_block(packet)
             and packet.flags == ACK
             and any(p.ack == packet.ack and p.timestamps == packet.timestamps for p in seen),
             "a D-SACK that does not belong to an ACK of the server's",

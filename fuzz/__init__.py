@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of the core; see README.md here."""

@@ -1,0 +1,478 @@
+"""Two hosts, the engine between them, and a network that loses, repeats, delays and reorders.
+
+Time is simulated: :meth:`World.run` goes from one happening to the next. Every packet that an end
+gets goes before the judge, and after every call of the engine its bounds are checked.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from nfq_zerortt.config import Limits
+from nfq_zerortt.core.actions import Accept, Action, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
+from nfq_zerortt.core.negotiation import DEFAULT_WINDOW
+from nfq_zerortt.core.states import ENDED, HALF_OPEN
+from nfq_zerortt.wire.errors import WireError
+from nfq_zerortt.wire.flags import ACK, RST, SYN
+from nfq_zerortt.wire.view import SegmentView, look
+from tests.core.model.host import Host, Sender
+from tests.core.model.judge import Judge
+from tests.core.model.tcp import Endpoint, Profile, Tcp
+
+SECRET = bytes(range(32))
+START = 1000.0
+OPEN_PORT, CLOSED_PORT = 80, 81
+STRANGER = -1
+_NEAR_S = 0.0003
+_TROUBLE_S = 3.0
+"""So long a network may be bad before a handshake may fail for it."""
+_PATIENCE_S = 400.0
+_MOST_STEPS = 20_000
+_MOST_TICKS = 20_000
+_EXCUSES = {"no_answer", "timeout"}
+
+CLIENT_ADDRESSES = {4: bytes((10, 0, 1, 2)), 6: bytes.fromhex("fd" + "00" * 14 + "02")}
+SERVER_ADDRESSES = {4: bytes((10, 0, 3, 2)), 6: bytes.fromhex("fd" + "11" * 14 + "02")}
+
+
+@dataclass(slots=True)
+class Faults:
+    """How bad the network is: the share of packets that it loses, doubles or delays."""
+
+    lose: float = 0.0
+    double: float = 0.0
+    late: float = 0.0
+
+
+@dataclass(order=True, slots=True)
+class Flight:
+    """A packet under way; ``name`` is its connection's client's ISN, ``honest``: it is judged."""
+
+    at: float
+    order: int
+    raw: bytes = field(compare=False)
+    side: Side = field(compare=False)
+    to_end: bool = field(compare=False)
+    name: int = field(compare=False)
+    honest: bool = field(compare=False)
+
+
+class World:
+    """The four parts together.
+
+    Attributes:
+        delay: seconds that a packet takes between ClientNIC and the server, one way.
+        fates: what becomes of the next packets on any link: ok, lose, double or late.
+        unsendable: how many of the next spoofed SYN-ACKs cannot be sent.
+        trace: every packet that came to ClientNIC, with its time and side.
+        reasons: what the engine gave as the end of a flow, by the client's ISN.
+    """
+
+    new_trace: type[list[tuple[float, Side, bytes]]] = list
+
+    def __init__(
+        self,
+        *,
+        strategy: str = "hold",
+        limits: Limits | None = None,
+        server: Profile | None = None,
+        delay: float = 0.02,
+        isn: int = 0xFFFF0000,
+        answer: int = 0,
+    ) -> None:
+        self.now = START
+        self.limits = limits or Limits(idle_timeout_s=3600)
+        self.engine = Engine(strategy, self.limits, SECRET)
+        self.client = Host(isn, 5_000_000, self._sender(Side.CLIENT))
+        self.server = Host(
+            isn ^ 0x9E3779B9,
+            0xFFFFFF00,
+            self._sender(Side.SERVER),
+            profile=server or Profile(),
+            listening={OPEN_PORT},
+            answer=answer,
+        )
+        self.judge = Judge()
+        self.delay = delay
+        self.faults = Faults()
+        self.fates: deque[str] = deque()
+        self.unsendable = 0
+        self.stopped = False
+        self.damaged = False
+        self.packets = 0
+        self.reasons: dict[int, set[str]] = {}
+        self.trace = self.new_trace()
+        self._dice = random.Random(0)
+        self._flights: list[Flight] = []
+        self._order = itertools.count()
+        self._misled = False
+        self._held: Counter[int] = Counter()
+        self._released: Counter[int] = Counter()
+        self._flow_names: dict[int, int] = {}
+        self._last_name: dict[tuple[Endpoint, Endpoint], int] = {}
+        self._spoofed: set[int] = set()
+        self._trouble: list[tuple[float, float]] = []
+        self._bad_since: float | None = None
+        self._most = {name: getattr(self.limits, name) for name in _BOUNDS}
+
+    # --- what a test does -----------------------------------------------------------------
+
+    def connect(
+        self, port: int, *, to: int = OPEN_PORT, family: int = 4, profile: Profile | None = None
+    ) -> Tcp | None:
+        """Let the client connect from a port of its own; None if that one is in use."""
+        local, peer = (CLIENT_ADDRESSES[family], port), (SERVER_ADDRESSES[family], to)
+        return self.client.connect(local, peer, profile or Profile(), self.now)
+
+    def ends_of(self, tcp: Tcp) -> list[Tcp]:
+        """Return the server's ends of one of the client's connections."""
+        line = self.server.connections.get((tcp.peer, tcp.local), [])
+        return [end for end in line if end.name == tcp.name]
+
+    def make_bad(self, faults: Faults, seed: int) -> None:
+        """Let the network be bad from now on, by dice of that seed."""
+        self.heal()
+        self.faults, self._dice = faults, random.Random(seed)
+        self._bad_since = self.now
+
+    def heal(self) -> None:
+        """Let the network be good from now on."""
+        self.faults = Faults()
+        self.fates.clear()
+        if self._bad_since is not None:
+            self._trouble.append((self._bad_since, self.now))
+        self._bad_since = None
+
+    def configure(self, strategy: str, limits: Limits) -> None:
+        """Reload the configuration. A bound that became smaller holds for new flows."""
+        self.limits = limits
+        self._most = {name: max(most, getattr(limits, name)) for name, most in self._most.items()}
+        self.engine.configure(strategy, limits)
+
+    def stop(self) -> None:
+        """End the service: its flows are reset, what comes later passes."""
+        self.stopped = self.engine.draining = True
+        self._carry_out(None, self.engine.shut_down(self.now), None)
+
+    def inject(self, raw: bytes, side: Side) -> None:
+        """Let a stranger's packet, or any bytes, arrive at ClientNIC now; none of it is judged."""
+        self._at_clientnic(Flight(self.now, 0, raw, side, False, STRANGER, False))
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        until = self.now + seconds
+        for _ in range(_MOST_STEPS):
+            at = self._next_happening()
+            if at is None or at > until:
+                break
+            self._happen(max(at, self.now))
+        else:
+            raise AssertionError("the world does not come to rest")
+        self.now = max(self.now, until)
+
+    def finish(self) -> None:
+        """Heal the network, let the applications close, and see that all ends well."""
+        self.heal()
+        self.unsendable = 0
+        for tcp in self.client.all() + self.server.all():
+            tcp.stall(self.now, stalled=False)
+            tcp.close(self.now)
+        self._rest()
+        for tcp in self.server.all():  # accepted late
+            tcp.close(self.now)
+        self._rest()
+        for tcp in self.client.all():
+            self._has_ended_well(tcp)
+        self.fall_silent()
+
+    def fall_silent(self) -> None:
+        """No end says anything more: the engine must come to rest with nothing left."""
+        self._flights.clear()
+        for _ in range(_MOST_TICKS):
+            deadline = self.engine.next_deadline()
+            if deadline is None:
+                break
+            self.now = max(self.now, deadline)
+            self.engine.tick(self.now)
+        else:
+            raise AssertionError("timers without end")
+        table = self.engine.table
+        left = (len(table), len(table.paths), table.half_open, table.held_cost)
+        assert left == (0, 0, 0, 0), f"left behind: {left}"
+        assert table.oldest_ended() is None
+
+    # --- time -----------------------------------------------------------------------------
+
+    def _next_happening(self) -> float | None:
+        times = [tcp.deadline for tcp in self.client.all() + self.server.all() if tcp.deadline]
+        deadline = self.engine.next_deadline()
+        if deadline is not None:
+            times.append(deadline)
+        if self._flights:
+            times.append(self._flights[0].at)
+        return min(times, default=None)
+
+    def _happen(self, now: float) -> None:
+        self.now = now
+        while self._flights and self._flights[0].at <= now:
+            flight = heapq.heappop(self._flights)
+            if flight.to_end:
+                self._at_end(flight)
+            else:
+                self._at_clientnic(flight)
+        deadline = self.engine.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._carry_out(None, self.engine.tick(now), None)
+            after = self.engine.next_deadline()
+            assert after is None or after > now, "a timer that is due stays due"
+        for tcp in self.client.all() + self.server.all():
+            if tcp.deadline is not None and tcp.deadline <= now:
+                tcp.timer(now)
+
+    def _rest(self) -> None:
+        """Run until the connections have ended, or for longer than any of them may take."""
+        until = self.now + _PATIENCE_S
+        while self.now < until:
+            alive = [tcp for tcp in self.client.all() + self.server.all() if not tcp.ended]
+            if not alive and not self._flights:
+                return
+            self.run(20.0)
+            for tcp in alive:
+                tcp.keepalive(self.now)  # a peer that has died is found out
+
+    # --- the network ----------------------------------------------------------------------
+
+    def _sender(self, side: Side) -> Sender:
+        def send(raw: bytes, name: int) -> None:
+            if self._misled and look(raw).flags & RST:
+                name = STRANGER  # its number is the one that it answers
+            self._fly(raw, side, to_end=False, name=name, honest=name in self._names())
+
+        return send
+
+    def _fly(self, raw: bytes, side: Side, *, to_end: bool, name: int, honest: bool) -> None:
+        """Put a packet on the link of one side."""
+        fate = self.fates.popleft() if self.fates else self._fate()
+        if fate == "lose":
+            return
+        wait = _NEAR_S if side is Side.CLIENT else self.delay
+        for _ in range(2 if fate == "double" else 1):
+            late = self._dice.uniform(0, 4 * self.delay + 0.01) if fate == "late" else 0.0
+            flight = Flight(
+                self.now + wait + late, next(self._order), raw, side, to_end, name, honest
+            )
+            heapq.heappush(self._flights, flight)
+
+    def _fate(self) -> str:
+        faults, roll = self.faults, self._dice.random()
+        if roll < faults.lose:
+            return "lose"
+        if roll < faults.lose + faults.double:
+            return "double"
+        return "late" if roll < faults.lose + faults.double + faults.late else "ok"
+
+    # --- ClientNIC ------------------------------------------------------------------------
+
+    def _at_clientnic(self, flight: Flight) -> None:
+        raw, side = flight.raw, flight.side
+        self.packets += 1
+        self.trace.append((self.now, side, raw))
+        before = self.engine.find(raw)
+        flow_name = before.isn_client if before else None
+        actions = self.engine.packet(raw, side, self.now)
+        verdicts = [action for action in actions if isinstance(action, Accept | Drop | Replace)]
+        assert len(verdicts) == 1, f"{len(verdicts)} verdicts: {actions}"
+        self._note(raw)
+        if flight.honest:
+            flight.honest = self._is_understood(raw, flight.name, flow_name)
+        self._carry_out(flight, actions, flow_name)
+
+    def _is_understood(self, raw: bytes, name: int, flow_name: int | None) -> bool:
+        """Tell whether the engine can know which numbers this packet means.
+
+        A remnant of an earlier connection on the 4-tuple it cannot; nor a packet of a flow that
+        it has spoofed and forgotten since.
+        """
+        if flow_name is None:
+            return name not in self._spoofed or self.engine.find(raw) is not None
+        return name == flow_name or bool(look(raw).flags & SYN and not look(raw).flags & ACK)
+
+    def _note(self, raw: bytes) -> None:
+        """Remember which of the client's connections a 4-tuple stands for now."""
+        flow = self.engine.find(raw)
+        if flow is None:
+            return
+        client = (flow.client[:-2], int.from_bytes(flow.client[-2:], "big"))
+        server = (flow.server[:-2], int.from_bytes(flow.server[-2:], "big"))
+        self._last_name[client, server] = flow.isn_client
+
+    def _names(self) -> set[int]:
+        return {tcp.name for tcp in self.client.all()}
+
+    def _carry_out(
+        self, flight: Flight | None, actions: Iterable[Action], flow_name: int | None
+    ) -> None:
+        undecided = True
+        actions = list(actions)
+        self._client_is_told(actions)
+        for action in actions:
+            if isinstance(action, Send):
+                first = flight is not None and undecided and action.reason == SPOOFED_SYN_ACK
+                if first and self.unsendable:
+                    assert flight is not None
+                    self.unsendable -= 1
+                    instead = self.engine.withdraw(flight.raw, self.now)
+                    self.check_bounds()
+                    self._carry_out(flight, instead, flow_name)
+                    return
+                self._send(action, answered=flight is not None and not flight.honest)
+            elif isinstance(action, Report):
+                self._report(action)
+            else:
+                assert flight is not None, f"a verdict without a packet: {action}"
+                assert undecided
+                undecided = False
+                if isinstance(action, Drop) and action.reason == "held":
+                    view = look(flight.raw)
+                    self._held[self._name_of(view)] += view.payload_length
+                if not isinstance(action, Drop):
+                    raw = action.data if isinstance(action, Replace) else flight.raw
+                    other = Side.SERVER if flight.side is Side.CLIENT else Side.CLIENT
+                    self._fly(raw, other, to_end=True, name=flight.name, honest=flight.honest)
+        self.check_bounds()
+
+    def _client_is_told(self, actions: list[Action]) -> None:
+        """A client that cannot be served learns of it at once."""
+        for said in actions:
+            if isinstance(said, Report) and said.event == "flow.reset":
+                told = any(
+                    isinstance(action, Accept)
+                    or (isinstance(action, Send) and action.side is Side.CLIENT)
+                    for action in actions
+                )
+                assert told or said.fields["reason"] not in _MUST_BE_TOLD, f"not told: {actions}"
+
+    def _send(self, action: Send, *, answered: bool) -> None:
+        """``answered``: it was caused by a packet that is not judged, and may be made of it."""
+        view = look(action.data)
+        name = self._name_of(view)
+        if action.reason == "released":
+            self._released[name] += view.payload_length
+        if action.reason == SPOOFED_SYN_ACK:
+            self._spoofed.add(name)
+        derived = answered and (view.flags & RST or action.reason in _DERIVED)
+        honest = name in self._names() and not derived
+        self._fly(action.data, action.side, to_end=True, name=name, honest=honest)
+
+    def _name_of(self, view: SegmentView) -> int:
+        source, target = (view.src, view.sport), (view.dst, view.dport)
+        name = self._last_name.get((source, target))
+        return self._last_name.get((target, source), STRANGER) if name is None else name
+
+    def _report(self, said: Report) -> None:
+        if said.event == "flow.syn_received":
+            self._flow_names[said.flow_id] = said.fields["isn_client"]
+        name = self._flow_names.get(said.flow_id)
+        if name is None or name not in self._names():
+            return
+        if "reason" in said.fields:
+            self.reasons.setdefault(name, set()).add(said.fields["reason"])
+        if said.event == "flow.data_released":
+            held, released = self._held.pop(name, 0), self._released.pop(name, 0)
+            assert held == released, f"{held} bytes were held, {released} released"
+        if said.event == "flow.closed":
+            self._bytes_are_true(name, said)
+
+    def _bytes_are_true(self, name: int, said: Report) -> None:
+        """No byte is invented, nor reported."""
+        if self.damaged:
+            return  # the short way looks at no checksum: what was damaged there is counted
+        for side, host in (("server", self.client), ("client", self.server)):
+            wrote = max((tcp.written for tcp in host.all() if tcp.name == name), default=0)
+            claimed = said.fields[f"bytes_to_{side}"]
+            assert claimed <= wrote, f"{claimed} bytes to {side}, written were {wrote}: {said}"
+
+    def check_bounds(self) -> None:
+        """See that the table's account is true, its bounds hold, and every flow has a timer."""
+        table = self.engine.table
+        flows = list(table)
+        assert len(flows) == len(table) <= self._most["max_flows"]
+        half_open = sum(flow.state in HALF_OPEN for flow in flows)
+        assert half_open == table.half_open <= self._most["max_half_open"], "half-open flows"
+        held = [flow.held.cost for flow in flows]
+        assert sum(held) == table.held_cost <= self._most["held_bytes_total"], "held account"
+        assert max(held, default=0) <= self._most["held_bytes_per_flow"], "held of one flow"
+        for flow in flows:
+            assert flow.scheduled is not None, f"no timer: {flow}"
+            assert flow.scheduled <= flow.deadline or flow.state in ENDED, f"timer too late: {flow}"
+
+    # --- the ends -------------------------------------------------------------------------
+
+    def _at_end(self, flight: Flight) -> None:
+        to_client = flight.side is Side.CLIENT
+        receiver, sender = (self.client, self.server) if to_client else (self.server, self.client)
+        if flight.honest:
+            self.judge.arrives(flight.raw, receiver, sender)
+        try:
+            look(flight.raw)
+        except WireError:
+            return
+        self._misled = not flight.honest
+        receiver.receive(flight.raw, self.now, flight.name)
+        self._misled = False
+
+    def _has_ended_well(self, tcp: Tcp) -> None:
+        ends = self.ends_of(tcp)
+        if self.stopped and tcp.name in self._spoofed:
+            return  # it had to be reset, and the RST may have been lost
+        assert tcp.ended, f"hangs: {tcp}"
+        complete = tcp.fin_received and tcp.all_acknowledged
+        delivered = any(
+            end.delivered == tcp.written and tcp.delivered == end.written and end.fin_received
+            for end in ends
+        )
+        if complete and delivered:
+            flow = self.engine.table.paths.get(
+                tcp.local[0]
+                + tcp.peer[0]
+                + tcp.local[1].to_bytes(2, "big")
+                + tcp.peer[1].to_bytes(2, "big")
+            )
+            if flow is not None and flow.flow.isn_client == tcp.name and self._window_was_kept():
+                assert flow.flow.state in ENDED, f"both ends are closed: {flow.flow}"
+            return
+        reasons = self.reasons.get(tcp.name, set())
+        excused = (
+            tcp.aborted
+            or any(end.aborted for end in ends)
+            or tcp.peer[1] not in self.server.listening
+            or self.stopped
+            or "unreachable" in reasons  # a quoted SYN: direct, it would fail alike
+        )
+        if not excused and self._trouble_of(tcp) > _TROUBLE_S:
+            lost = any(end.error == "no third ACK" for end in ends)
+            excused = lost or bool(reasons & _EXCUSES)
+        assert excused, f"did not complete: {tcp} {ends} {reasons}"
+
+    def _window_was_kept(self) -> bool:
+        """Tell whether the server has the window that the spoofed SYN-ACK promises at first.
+
+        Otherwise a FIN can lie beyond the window that ClientNIC knows of, and not be counted.
+        """
+        return self.server.profile.window >= DEFAULT_WINDOW
+
+    def _trouble_of(self, tcp: Tcp) -> float:
+        """For how long the network was bad in the connection's life."""
+        return sum(max(end - max(start, tcp.opened_at), 0.0) for start, end in self._trouble)
+
+
+_MUST_BE_TOLD = {"refused", "no_answer"}
+_DERIVED = {"split", "duplicate_sack"}
+_BOUNDS = ("max_flows", "max_half_open", "held_bytes_total", "held_bytes_per_flow")
