@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from bench import report
-from bench.figures import bulk, connect, datapath, flows, synack, transfers
+from bench.figures import bulk, connect, datapath, flows, synack, transfers, uploads
 from bench.report import Result
 from bench.rows import Row
 from nfq_zerortt.errors import ZeroRttError
@@ -24,6 +24,7 @@ FIGURES: dict[str, Callable[[bool], list[Row]]] = {
     "datapath": datapath.measure,
     "flows": flows.measure,
     "bulk": bulk.measure,
+    "uploads": uploads.measure,
 }
 
 
@@ -33,7 +34,8 @@ FIGURES: dict[str, Callable[[bool], list[Row]]] = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--write", is_flag=True, help=f"Write docs/{report.PAGE.name} too.")
 def bench(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> int:
-    """Measure the figures NAMES: connect, synack, transfers, datapath, flows, bulk; or all.
+    """Measure the figures NAMES: connect, synack, transfers, datapath, flows, bulk,
+    uploads; or all.
 
     Exit status 1 if a target is not met.
     """

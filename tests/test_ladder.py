@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6PacketTooBig,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+)
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+from scapy.utils import PcapWriter
 
 from nfq_zerortt.observe import ladder, ladder_svg, timeseq
+from nfq_zerortt.observe.capture import read
 from nfq_zerortt.observe.hops import Link, trace
 from nfq_zerortt.observe.ladder import Note
 from nfq_zerortt.observe.records import PacketRecord, Tap, data_of, of_connection
@@ -253,3 +270,125 @@ def test_time_sequence_tells_new_from_repeated() -> None:
 def test_a_plot_without_data_is_a_plot_still() -> None:
     curve = timeseq.Curve("request", "direct", "a", timeseq.Series((), ()))
     ElementTree.fromstring(timeseq.draw([curve], "at the client", 5.0))
+
+
+# --- captures read by scapy ---------------------------------------------------------------
+
+CLIENT6, SERVER6 = "fd6e:6671:7a01:1::2", "fd6e:6671:7a01:3::2"
+BEHIND_ETHERNET = 14
+MAC = "02:00:0a:00:01:02"
+
+
+def captured(file: Path, packets: Sequence[Packet], snaplen: int = 192) -> list[PacketRecord]:
+    """Write the packets to a file as tcpdump would, cut off, and read it."""
+    frames = [
+        # All fields given, or scapy would ask the network for them.
+        bytes(Ether(src=MAC, dst=MAC, type=0x86DD if packet.name == "IPv6" else 0x0800) / packet)
+        for packet in packets
+    ]
+    with PcapWriter(str(file), linktype=1, nano=True) as writer:
+        writer.write_header(None)
+        for number, frame in enumerate(frames):
+            cut = frame[:snaplen]
+            writer.write_packet(cut, sec=number, usec=0, caplen=len(cut), wirelen=len(frame))
+    return list(read(file, TAPS[0]))
+
+
+def segment(flags: str = "PA") -> Packet:
+    return TCP(sport=40000, dport=80, seq=7, ack=9, flags=flags, options=[("NOP", None)] * 12)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [IPv6ExtHdrHopByHop()],
+        [IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(), IPv6ExtHdrRouting(addresses=[])],
+        [IPv6ExtHdrFragment(id=5, m=1)],
+        [IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 60)])],
+    ],
+    ids=["none", "hop-by-hop", "three", "first fragment", "long"],
+)
+def test_extension_headers_of_ipv6_are_passed_over(tmp_path: Path, headers: list[Packet]) -> None:
+    packet = IPv6(src=CLIENT6, dst=SERVER6)
+    for header in headers:
+        packet /= header
+    (record,) = captured(tmp_path / "x.pcap", [packet / segment() / (b"x" * 1000)])
+    assert record == PacketRecord(
+        0.0, TAPS[0], (CLIENT6, 40000), (SERVER6, 80), PSH, 7, 9, payload_bytes=1000
+    )
+
+
+def test_of_a_tunnel_the_addresses_next_to_tcp_count(tmp_path: Path) -> None:
+    outer, inner = IPv6(src="fd00::1", dst="fd00::2"), IP(src="10.0.1.2", dst="10.0.3.2")
+    (record,) = captured(tmp_path / "x.pcap", [outer / inner / segment() / b"four"])
+    assert (record.source, record.destination) == (CLIENT, SERVER)
+    assert record.payload_bytes == 4
+    inner = IPv6(src=CLIENT6, dst=SERVER6)
+    outer = IP(src="10.0.0.1", dst="10.0.0.2")
+    (record,) = captured(tmp_path / "x.pcap", [outer / inner / segment() / b"four"])
+    assert (record.source[0], record.payload_bytes) == (CLIENT6, 4)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        IPv6(src=CLIENT6, dst=SERVER6) / IPv6ExtHdrFragment(offset=100, nh=6) / (b"x" * 400),
+        IPv6(src=SERVER6, dst=CLIENT6)
+        / ICMPv6PacketTooBig(mtu=1280)
+        / IPv6(src=CLIENT6, dst=SERVER6)
+        / segment(),
+        IP(src="10.0.3.2", dst="10.0.1.2")
+        / ICMP(type=3, code=4)
+        / IP(src="10.0.1.2", dst="10.0.3.2")
+        / segment(),
+        IP(src="10.0.1.2", dst="10.0.3.2", frag=100, proto=6) / (b"x" * 400),
+        IPv6(src=CLIENT6, dst=SERVER6) / UDP() / b"TCP",
+        IPv6(src=CLIENT6, dst=SERVER6, nh=59),
+        IPv6(src=CLIENT6, dst=SERVER6) / TCP(dataofs=3),
+        IPv6(src=CLIENT6, dst=SERVER6) / TCP(dataofs=15),
+        IPv6(src=CLIENT6, dst=SERVER6, nh=0) / b"\x06\xff\0\0",
+    ],
+    ids=lambda packet: packet.summary(),
+)
+def test_what_has_no_tcp_header_of_its_own_is_left_out(tmp_path: Path, packet: Packet) -> None:
+    good = IPv6(src=CLIENT6, dst=SERVER6) / segment()
+    assert len(captured(tmp_path / "x.pcap", [packet, good])) == 1
+
+
+def test_a_capture_that_is_cut_off_anywhere_is_read(tmp_path: Path) -> None:
+    whole = IPv6(src=CLIENT6, dst=SERVER6) / IPv6ExtHdrHopByHop() / segment() / (b"x" * 1000)
+    found = [
+        record
+        for size in range(BEHIND_ETHERNET, 192)
+        for record in captured(tmp_path / "x.pcap", [whole], size)
+    ]
+    assert {(r.source, r.destination) for r in found} == {((CLIENT6, 40000), (SERVER6, 80))}
+
+
+def test_a_connection_over_ipv6_is_drawn(tmp_path: Path, held: Wire) -> None:
+    """The same as over IPv4, whatever extension headers its packets have."""
+    over_ipv4 = held.draw()
+    records = []
+    for number, tap in enumerate(TAPS):
+        own = [record for record in held.records if record.tap == tap]
+        frames = []
+        for record in own:
+            up = record.source == CLIENT
+            source, destination = (CLIENT6, SERVER6) if up else (SERVER6, CLIENT6)
+            header = IPv6ExtHdrDestOpt() if record.payload_bytes else IPv6ExtHdrHopByHop()
+            tcp_header = TCP(
+                sport=record.source[1],
+                dport=record.destination[1],
+                flags=record.flags,
+                seq=record.seq,
+                ack=record.ack,
+            )
+            ip = IPv6(src=source, dst=destination)
+            frames.append(ip / header / tcp_header / (b"x" * record.payload_bytes))
+        seen = captured(tmp_path / f"{number}.pcap", frames)
+        records += [
+            replace(new, time_s=old.time_s, tap=tap) for new, old in zip(seen, own, strict=True)
+        ]
+    drawn = ladder.draw(records, PATH, (CLIENT6, 40000), (SERVER6, 80), wan_host="servernic")
+    assert drawn == over_ipv4

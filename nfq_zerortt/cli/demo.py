@@ -22,6 +22,7 @@ from nfq_zerortt.testbed.units import parse_milliseconds
 
 @click.command()
 @click.option("--rtt", default="100ms", show_default=True, help="The WAN's round trip, as in 0.1s.")
+@click.option("--ipv6", is_flag=True, help="Over IPv6 instead of IPv4.")
 @click.option(
     "--report",
     "report",
@@ -30,7 +31,7 @@ from nfq_zerortt.testbed.units import parse_milliseconds
     help="Write the result as a self-contained page, too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="All figures as one JSON object on stdout.")
-def demo(rtt: str, report: Path | None, as_json: bool) -> int:
+def demo(rtt: str, ipv6: bool, report: Path | None, as_json: bool) -> int:
     """Show what is gained and what is not: the same work direct and through the service.
 
     Brings up four hosts of its own as network namespaces, does the work both ways with two
@@ -41,7 +42,7 @@ def demo(rtt: str, report: Path | None, as_json: bool) -> int:
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"--report {str(report)!r}: there is no directory {str(report.parent)!r}")
     with orderly_end(), _progress() as progress:
-        result = runner.perform(rtt_ms, progress)
+        result = runner.perform(rtt_ms, progress, "IPv6" if ipv6 else "IPv4")
     if report is not None:
         try:
             report.write_text(page.page(result), encoding="utf-8")

@@ -105,7 +105,10 @@ _NOT_TRUE = (
 
 def page(result: Result) -> str:
     """Return the whole file."""
-    title = f"TCP through nfq_zerortt and direct, at a round trip of {result.rtt_ms:g} ms"
+    title = (
+        f"TCP over {result.family} through nfq_zerortt and direct, "
+        f"at a round trip of {result.rtt_ms:g} ms"
+    )
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(_lead(result))}</p>',
@@ -294,7 +297,9 @@ def _environment(result: Result) -> str:
                 f"{late.max_ms:.2f} max",
             )
         )
-    entries.append(("TCP", f"congestion control {found.congestion_control}, MTU 1500"))
+    entries.append(
+        ("TCP", f"over {result.family}, congestion control {found.congestion_control}, MTU 1500")
+    )
     service = result.hold.service
     if service is not None and service.synack_latency_us is not None:
         entries.append(
@@ -319,7 +324,9 @@ def _environment(result: Result) -> str:
 
 def _command(result: Result) -> str:
     rtt = f"{result.rtt_ms:g}ms"
-    return shlex.join(("nfq-zerortt", "demo", "--rtt", rtt, "--report", "demo-report.html"))
+    family = ("--ipv6",) if result.family == "IPv6" else ()
+    command = ("nfq-zerortt", "demo", "--rtt", rtt, *family, "--report", "demo-report.html")
+    return shlex.join(command)
 
 
 def _panels(figures: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nfq_zerortt.demo.work import Work
 from nfq_zerortt.observe.capture import CaptureCounts
@@ -15,6 +15,9 @@ from nfq_zerortt.testbed.lateness import LatenessFigures
 
 DIRECT = "direct"
 HOLD = "hold"
+
+Family = Literal["IPv4", "IPv6"]
+"""Which addresses the two applications use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ class Result:
     """Everything that a demonstration found."""
 
     rtt_ms: float
+    family: Family
     works: tuple[Work, ...]
     direct: Run
     hold: Run
@@ -198,6 +202,8 @@ def to_json(result: Result) -> dict[str, Any]:
         "ok": result.ok,
         "problems": result.problems,
         "rtt_ms": result.rtt_ms,
+        "family": result.family,
+        "server": {"address": result.server[0], "port": result.server[1]},
         "environment": _environment(result.environment),
         "figures": {figure.key: f"{figure.name}: {figure.meaning}" for figure in figures},
         "work": {

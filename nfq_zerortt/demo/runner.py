@@ -21,7 +21,15 @@ from typing import Any, Protocol
 from nfq_zerortt import __version__
 from nfq_zerortt.demo.figures import connections
 from nfq_zerortt.demo.processes import LineReader, ended
-from nfq_zerortt.demo.result import DIRECT, HOLD, Environment, Result, Run, ServiceFigures
+from nfq_zerortt.demo.result import (
+    DIRECT,
+    HOLD,
+    Environment,
+    Family,
+    Result,
+    Run,
+    ServiceFigures,
+)
 from nfq_zerortt.demo.work import Work, works
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.observe.capture import Capture, require_tcpdump
@@ -55,6 +63,7 @@ class _Stage:
     """What both runs have in common."""
 
     testbed: Testbed
+    family: Family
     works: tuple[Work, ...]
     directory: Path
     progress: Progress
@@ -88,14 +97,15 @@ class _Stage:
         return self.path[-1].right
 
     def address(self, tap: Tap) -> str:
-        return str(self.topology.host(tap.host).interface(tap.interface).ipv4.ip)
+        interface = self.topology.host(tap.host).interface(tap.interface)
+        return str((interface.ipv6 if self.family == "IPv6" else interface.ipv4).ip)
 
     @property
     def server(self) -> tuple[str, int]:
         return (self.address(self.server_tap), _PORT)
 
 
-def perform(rtt_ms: float, progress: Progress) -> Result:
+def perform(rtt_ms: float, progress: Progress, family: Family = "IPv4") -> Result:
     """Bring up a testbed of its own, do the work direct and through the service, take it down.
 
     Whatever ends this (an error, KeyboardInterrupt, SystemExit), nothing is left behind.
@@ -117,13 +127,14 @@ def perform(rtt_ms: float, progress: Progress) -> Result:
         progress.step("bringing up the four hosts as network namespaces")
         cleanup.callback(_down, testbed)
         testbed.up()
-        stage = _Stage(testbed, works(rtt_ms), Path(directory), progress)
+        stage = _Stage(testbed, family, works(rtt_ms), Path(directory), progress)
         direct = _run(stage, DIRECT)
         hold = _run(stage, HOLD)
         status = testbed.status()
         progress.step("taking the hosts down")
     return Result(
         rtt_ms=rtt_ms,
+        family=family,
         works=stage.works,
         direct=direct,
         hold=hold,

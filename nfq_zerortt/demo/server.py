@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import socketserver
 import struct
 import sys
@@ -61,7 +62,10 @@ class Server(socketserver.ThreadingTCPServer):
 
 def main() -> None:
     """Serve until ended."""
-    with Server((sys.argv[1], int(sys.argv[2])), Handler) as server:
+    address, port = sys.argv[1], int(sys.argv[2])
+    if ":" in address:
+        Server.address_family = socket.AF_INET6
+    with Server((address, port), Handler) as server:
         print("listening", flush=True)
         server.serve_forever()
 

@@ -38,7 +38,7 @@ def show(result: Result, console: Console) -> None:
 
 def _table(result: Result) -> Table:
     table = Table(
-        title=f"RTT {result.rtt_ms:g} ms, the same work both ways: medians in ms",
+        title=f"{result.family}, RTT {result.rtt_ms:g} ms, the same work both ways: medians in ms",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         title_justify="left",

@@ -24,7 +24,8 @@ from nfq_zerortt.observe.records import PacketRecord, Tap
 Spawn = Callable[..., "subprocess.Popen[Any]"]
 """Starts a command where the interface is: called with argv and subprocess.Popen's keywords."""
 
-_SNAPLEN = 134  # Ethernet, IPv4 or IPv6, and TCP with all its options
+_SNAPLEN = 192  # Ethernet, IPv4 or IPv6 with some extension headers, TCP with all its options
+_LEAST_DATA_OFFSET = 5  # RFC 9293, section 3.1
 _BUFFER_KIB = 4096
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 10.0
@@ -130,7 +131,11 @@ class Capture:
 
 
 def read(file: Path, tap: Tap) -> Iterator[PacketRecord]:
-    """Read the TCP packets of a pcap or pcapng file with scapy; others are left out."""
+    """Read the TCP packets of a pcap or pcapng file with scapy; others are left out.
+
+    IPv6 extension headers are passed over. Left out are later fragments, which have no TCP
+    header; TCP headers that an ICMP error quotes; and what is too short or malformed to be read.
+    """
     from scapy.layers.inet import IP, TCP  # noqa: PLC0415 - scapy takes long to load
     from scapy.layers.inet6 import IPv6  # noqa: PLC0415
     from scapy.utils import PcapReader  # noqa: PLC0415
@@ -140,13 +145,16 @@ def read(file: Path, tap: Tap) -> Iterator[PacketRecord]:
             if TCP not in packet:
                 continue
             segment = packet[TCP]
+            ip = segment.underlayer
+            while ip is not None and not isinstance(ip, IP | IPv6):
+                ip = ip.underlayer  # an extension header
+            if ip is None:
+                continue
             # From the lengths in the headers, for the captured bytes are cut off.
-            if IP in packet:
-                ip = packet[IP]
-                rest = ip.len - 4 * ip.ihl
-            else:
-                ip = packet[IPv6]
-                rest = 40 + ip.plen - (len(ip) - len(segment))
+            length = ip.len if isinstance(ip, IP) else 40 + ip.plen
+            payload_bytes = length - (len(ip) - len(segment)) - 4 * segment.dataofs
+            if segment.dataofs < _LEAST_DATA_OFFSET or payload_bytes < 0:
+                continue
             yield PacketRecord(
                 time_s=float(packet.time),
                 tap=tap,
@@ -155,5 +163,5 @@ def read(file: Path, tap: Tap) -> Iterator[PacketRecord]:
                 flags=int(segment.flags),
                 seq=segment.seq,
                 ack=segment.ack,
-                payload_bytes=rest - 4 * segment.dataofs,
+                payload_bytes=payload_bytes,
             )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
@@ -102,6 +103,7 @@ def test_it_shows_what_is_gained_and_what_is_not(tmp_path: Path) -> None:
     found = json.loads(stdout)
     assert found["ok"] is True
     assert found["problems"] == []
+    assert found["family"] == "IPv4"
     rtt_ms = found["rtt_ms"]
     assert rtt_ms == 100
     for key in ("small", "thinking", "bulk"):
@@ -163,6 +165,30 @@ def _check_report(report: str) -> None:
         os.uname().release,
     ):
         assert expected in report
+
+
+def test_over_ipv6(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--rtt", "40ms", "--ipv6", "--json", "--report", "report.html")
+    status, stdout, stderr = demo.end()
+    assert status == 0, stderr
+    found = json.loads(stdout)
+    assert found["ok"] is True
+    assert found["family"] == "IPv6"
+    assert ip_address(found["server"]["address"]).version == 6
+    assert found["service"]["flows_spoofed"] == sum(
+        work["connections"] for work in found["work"].values()
+    )
+    for way in ("direct", "hold"):
+        for counts in found["captures"][way].values():
+            assert counts["packets"] > 0
+            assert counts["dropped"] == 0
+    gain = found["work"]["small"]["gain_ms"]
+    assert gain["connect_ms"] > 0.5 * found["rtt_ms"]
+    assert gain["first_byte_sent_ms"] > 0.5 * found["rtt_ms"]
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for expected in ("TCP over IPv6", "nfq-zerortt demo --rtt 40ms --ipv6", "spoofed here"):
+        assert expected in report
+    assert demo.leftovers() == []
 
 
 def test_terminal_output_fits_80_columns_and_a_killed_one_is_cleared_away(tmp_path: Path) -> None:
