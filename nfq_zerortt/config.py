@@ -39,7 +39,8 @@ class Limits:
         unanswered_per_prefix: spoofed SYN-ACKs that the clients of one prefix (/24, IPv6 /56) may
             leave unanswered; a tenth comes back each second. Beyond, new flows pass untouched.
         half_open_timeout_s: how long a client may take to acknowledge our SYN-ACK.
-        syn_retry_ms: wait before the SYN to the server is repeated the first time; doubles.
+        syn_retry_ms: wait before the SYN to the server is repeated the first time; doubles, with a
+            pause at one second.
         syn_retries: how often it is repeated before the client's connection is reset.
         leave_alone_s: how long connections to a server that refused, was unreachable or did not
             answer pass untouched; twice as long each time it does so again. 0: not at all.
@@ -56,7 +57,7 @@ class Limits:
     unanswered_per_prefix: int = 1000
     half_open_timeout_s: int = 10
     syn_retry_ms: int = 250
-    syn_retries: int = 8
+    syn_retries: int = 11
     leave_alone_s: int = 60
     idle_timeout_s: int = 432_000
     time_wait_s: int = 65
@@ -137,7 +138,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "unanswered_per_prefix": (1, 10_000_000),
     "half_open_timeout_s": (1, 3600),
     "syn_retry_ms": (10, 60_000),
-    "syn_retries": (0, 15),
+    "syn_retries": (0, 20),
     "leave_alone_s": (0, 3600),
     "idle_timeout_s": (1, 10_000_000),
     "time_wait_s": (1, 3600),

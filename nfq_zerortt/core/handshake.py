@@ -27,6 +27,8 @@ SPOOFED_SYN_ACK = "spoofed_syn_ack"
 _FORWARDED_TIMEOUT_S = 130.0  # Linux repeats a SYN for 127 s
 _QUIET_ROUND_TRIPS = 1.25
 _LONGEST_ROUND_TRIP_S = 3.0
+_STEADY_S = 1.0
+_STEADY_UNTIL = 5  # repetitions
 
 
 def report(flow: Flow, event: str, **fields: object) -> Report:
@@ -133,10 +135,18 @@ class Handshake:
         ]
 
     def syn_wait(self, flow: Flow, now: float) -> float:
-        """Seconds from the latest SYN to the next; doubles each time (RFC 6298, 5.5)."""
+        """Seconds from the latest SYN to the next.
+
+        They double (RFC 6298, section 5.5), but stay at a second for a few times, as with
+        Linux: or a connection would start later than a direct one after a short outage.
+        """
         known = self._memory.recall(flow.server, now)
         first = max(self._limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
-        return float(first * 2 ** (flow.attempts - 1))
+        longest = max(first, _STEADY_S)
+        doubled = flow.attempts - 1 - _STEADY_UNTIL
+        if doubled <= 0:
+            return float(min(first * 2 ** (flow.attempts - 1), longest))
+        return float(longest * 2**doubled)
 
     def leave_alone(self, flow: Flow, reason: str, now: float) -> None:
         """Let connections to the flow's server pass untouched for a while."""
@@ -245,6 +255,8 @@ class Handshake:
             flow.from_client.max_packet = (40 if flow.ipv6 else 20) + TCP_HEADER + mss
         known = self._memory.recall(flow.server, now)
         rtt = min(flow.server_rtt, _LONGEST_ROUND_TRIP_S)
+        if flow.attempts > 1 and known is not None:
+            rtt = known.rtt  # which SYN was answered is not known (RFC 6298, section 3)
         self._memory.learn(flow.server, learned_from(flow.offer, view, rtt, now, known))
         flow.apply(Event.SERVER_SYN_ACK)
         return [

@@ -24,6 +24,9 @@ from nfq_zerortt.wire.flags import ACK, RST, SYN
 from nfq_zerortt.wire.seqnum import add, within
 from nfq_zerortt.wire.view import SegmentView
 
+_PATIENCE_S = 64.0
+"""How long a server may take to answer a SYN whose client is gone."""
+
 
 class Opening:
     """Deals with half-open flows; ``strategy_of`` says how each is played."""
@@ -112,7 +115,7 @@ class Opening:
             ]
         flow.apply(Event.CLIENT_RST)
         self._endings.drop_held(flow)
-        self._table.set_timer(flow, now + self._patience(), now)
+        self._table.set_timer(flow, now + _PATIENCE_S, now)
         return [Drop("reset"), report(flow, "flow.reset", reason="client_reset", by="client")]
 
     def _may_be_the_clients(self, flow: Flow, seq: int) -> bool:
@@ -250,6 +253,3 @@ class Opening:
             yield Send(Side.SERVER, reset, "client_silent")
         yield from self._endings.close(flow, Event.TIMEOUT, "timeout")
 
-    def _patience(self) -> float:
-        """How long a server may take to answer a SYN whose client is gone."""
-        return float(self._limits.syn_retry_ms / 1000 * 2**self._limits.syn_retries)
