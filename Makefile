@@ -3,7 +3,7 @@
 #   PYTHON=…  builds .venv with:   make venv PYTHON=python3.13  (after make clean)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test fast lint bench clean
+.PHONY: help venv demo test fast lint bench faults fuzz clean
 
 bin := .venv/bin
 shell_files := .ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*.sh)
@@ -47,6 +47,19 @@ bench: ## the benchmarks (root)
 	$(need_root)
 	@bash scripts/setup.sh test
 	@$(bin)/python -m bench $(ARGS)
+
+faults: ## every fault, direct and through us; writes docs/FAULTS.md (root)
+	$(need_root)
+	@bash scripts/setup.sh test
+	@$(bin)/python -m bench.faults --write $(ARGS)
+
+fuzz: ## coverage-guided fuzzing of the core, ten minutes; see fuzz/README.md
+	@bash scripts/setup.sh fast
+	@$(bin)/python -c 'import atheris' 2>/dev/null || $(bin)/pip install -q 'atheris>=3,<4'
+	@$(bin)/python -m fuzz.seeds fuzz/corpus
+	@mkdir -p fuzz/found
+	@nice -n 19 $(bin)/python -m fuzz.core_target fuzz/corpus -artifact_prefix=fuzz/found/ \
+		-max_total_time=600 -max_len=400 -timeout=60 -print_final_stats=1 $(ARGS)
 
 clean: ## remove all that the other commands made in this directory
 	rm -rf .venv build dist *.egg-info demo-report.html \

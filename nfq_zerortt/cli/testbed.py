@@ -14,9 +14,13 @@ import click
 
 from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.testbed.commands import require_programs, require_root
+from nfq_zerortt.testbed.delayline_control import DelayLineStatus
+from nfq_zerortt.testbed.injector_control import InjectorStatus
 from nfq_zerortt.testbed.network import DEFAULT_NAME, Testbed, TestbedStatus
+from nfq_zerortt.testbed.queue_process_control import KernelQueue
 from nfq_zerortt.testbed.topology import load_topology
 from nfq_zerortt.testbed.units import parse_mbit, parse_milliseconds, parse_percent
+from nfq_zerortt.testbed.wan import WanSettings
 
 _name = click.option(
     "--name",
@@ -38,15 +42,36 @@ def testbed() -> None:
 @click.option(
     "--rate", help="The WAN's rate in each direction, as in 100mbit; no limit without it."
 )
+@click.option(
+    "--reorder", default="0%", show_default=True, help="Held back, so that others overtake."
+)
+@click.option("--reorder-by", default="5ms", show_default=True, help="Held back for so long.")
+@click.option("--duplicate", default="0%", show_default=True, help="Arrives twice.")
+@click.option("--seed", default=0, show_default=True, help="Of the faults that are drawn.")
 @click.option("-v", "--verbose", is_flag=True, help="Show each command of the system as it runs.")
 @_name
-def up(rtt: str, loss: str, rate: str | None, verbose: bool, name: str) -> None:
+def up(
+    *,
+    rtt: str,
+    loss: str,
+    rate: str | None,
+    reorder: str,
+    reorder_by: str,
+    duplicate: str,
+    seed: int,
+    verbose: bool,
+    name: str,
+) -> None:
     """Bring the four hosts up, or change the WAN of those that are up."""
     wanted = Testbed(
         name,
         rtt_ms=parse_milliseconds("--rtt", rtt),
         loss_percent=parse_percent("--loss", loss),
         rate_mbit=None if rate is None else parse_mbit("--rate", rate),
+        reorder_percent=parse_percent("--reorder", reorder),
+        reorder_ms=parse_milliseconds("--reorder-by", reorder_by),
+        duplicate_percent=parse_percent("--duplicate", duplicate),
+        seed=seed,
         echo=(lambda command: click.echo(f"+ {command}", err=True)) if verbose else None,
     )
     wanted.up()
@@ -148,19 +173,40 @@ def _print(found: TestbedStatus) -> None:
         f"by {found.wan}"
     )
     click.echo(f"  TCP        congestion control {found.congestion_control}")
-    line = found.delay_line
-    if line is None:
-        return
+    if found.delay_line is not None:
+        _print_delay_line(found.delay_line)
+    if found.settings is not None and found.injector is not None:
+        _print_faults(found.settings, found.injector)
+
+
+def _print_delay_line(line: DelayLineStatus) -> None:
     late = line.lateness
     click.echo(
         f"  delay line pid {line.pid} ({line.scheduling}{'' if line.alive else ', dead'}), "
-        f"{line.packets} packets, {line.lost} lost on purpose"
+        f"{line.packets} packets"
     )
     click.echo(
         f"             late by {late.median_ms:.2f} ms median, {late.p95_ms:.2f} p95, "
         f"{late.p99_ms:.2f} p99, {late.max_ms:.2f} max"
     )
+    _print_queue(line.queue)
+
+
+def _print_faults(settings: WanSettings, injector: InjectorStatus) -> None:
     click.echo(
-        f"             kernel queue: {line.queued} waiting, {line.queue_dropped} dropped (full), "
-        f"{line.user_dropped} dropped (socket)"
+        f"  faults     reordered {settings.reorder_percent:g} % (by {settings.reorder_ms:g} ms), "
+        f"duplicated {settings.duplicate_percent:g} %, seed {settings.seed}, "
+        f"pid {injector.pid}{'' if injector.alive else ' (dead)'}"
+    )
+    click.echo(
+        f"             of {injector.packets} packets lost {injector.lost}, "
+        f"reordered {injector.reordered}, duplicated {injector.duplicated}"
+    )
+    _print_queue(injector.queue)
+
+
+def _print_queue(queue: KernelQueue) -> None:
+    click.echo(
+        f"             kernel queue: {queue.waiting} waiting, {queue.dropped} dropped (full), "
+        f"{queue.user_dropped} dropped (socket)"
     )

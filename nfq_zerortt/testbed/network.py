@@ -2,8 +2,8 @@
 
     client eth0 -- eth0 clientnic eth1 -- eth1 servernic eth2 -- eth2 server
 
-Both NICs are plain routers (each takes one off the TTL). The WAN's delay, loss
-and rate lie on servernic and act on all that crosses it. Nothing is put into
+Both NICs are plain routers (each takes one off the TTL). The WAN's delay, rate
+and faults lie on servernic and act on all that crosses it. Nothing is put into
 the initial namespace: every interface is made where it belongs.
 """
 
@@ -14,14 +14,15 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from nfq_zerortt.errors import ConfigError, ZeroRttError
-from nfq_zerortt.testbed import congestion, delayline_control, shaping, state
+from nfq_zerortt.testbed import congestion, delayline_control, injector_control, shaping, state
 from nfq_zerortt.testbed.commands import (
     CommandError,
     Commands,
@@ -31,10 +32,12 @@ from nfq_zerortt.testbed.commands import (
     require_root,
 )
 from nfq_zerortt.testbed.delayline_control import DelayLineStatus
+from nfq_zerortt.testbed.injector_control import InjectorStatus
 from nfq_zerortt.testbed.processes import ProcessId, end, end_all_in, pids_in
+from nfq_zerortt.testbed.queue_process_control import Control, Record, mangle
 from nfq_zerortt.testbed.state import State
 from nfq_zerortt.testbed.topology import Host, load_topology
-from nfq_zerortt.testbed.wan import WanSettings
+from nfq_zerortt.testbed.wan import DEFAULT_REORDER_MS, First, WanSettings
 
 DEFAULT_NAME = "zerortt"
 
@@ -42,6 +45,8 @@ NETEM = "netem"
 DELAY_LINE = "nfqueue delay line"
 
 _HEALTH_TIMEOUT_S = 5.0
+
+_LINK_DOWN = ("FORWARD", "-j", "DROP")
 
 _NAMESPACES = Path("/run/netns")
 
@@ -90,9 +95,13 @@ class TestbedStatus:
     loss_percent: float | None
     rate_mbit: float | None
     wan: str | None
-    """How the WAN is made: "netem" or "nfqueue delay line"."""
+    """How the WAN's delay is made: "netem" or "nfqueue delay line"."""
     congestion_control: str | None
     delay_line: DelayLineStatus | None
+    settings: WanSettings | None
+    """The WAN with its faults."""
+    injector: InjectorStatus | None
+    """None while no faults are set."""
 
 
 class Testbed:
@@ -102,8 +111,8 @@ class Testbed:
     namespaces are ``NAME-client``, ``NAME-clientnic``, ``NAME-servernic`` and
     ``NAME-server``. As a context manager it is up inside the block.
 
-    ``rtt_ms``, ``loss_percent`` (of each direction), ``rate_mbit`` (None: no
-    limit) describe the WAN, ``seed`` the delay line's losses.
+    ``rtt_ms`` to ``lose_first`` describe the WAN, see
+    :class:`nfq_zerortt.testbed.wan.WanSettings`.
     ``congestion_control`` is what the hosts' TCP shall use; where the kernel
     refuses it, status() says what is used instead. ``emulation`` is "auto"
     (netem where the kernel has it), "netem" or "delay-line". ``echo`` is
@@ -123,6 +132,10 @@ class Testbed:
         loss_percent: float = 0.0,
         rate_mbit: float | None = None,
         seed: int = 0,
+        reorder_percent: float = 0.0,
+        reorder_ms: float = DEFAULT_REORDER_MS,
+        duplicate_percent: float = 0.0,
+        lose_first: Sequence[First] = (),
         congestion_control: str = "cubic",
         emulation: Literal["auto", "netem", "delay-line"] = "auto",
         echo: Echo | None = None,
@@ -133,12 +146,21 @@ class Testbed:
             )
         self.name = name
         self.topology = load_topology()
-        self._settings = WanSettings(rtt_ms, loss_percent, rate_mbit, seed)
+        self._settings = WanSettings(
+            rtt_ms,
+            loss_percent,
+            rate_mbit,
+            seed,
+            reorder_percent,
+            reorder_ms,
+            duplicate_percent,
+            tuple(lose_first),
+        )
         self._congestion_control = congestion_control
         self._emulation = emulation
         self._echo = echo
-        # Kept so that the delay line is reaped if it ends before we do.
-        self._delay_line: subprocess.Popen[bytes] | None = None
+        # Kept so that servernic's processes are reaped if they end before we do.
+        self._started: list[subprocess.Popen[bytes]] = []
 
     @classmethod
     def find(cls, name: str = DEFAULT_NAME) -> Self:
@@ -212,8 +234,11 @@ class Testbed:
     def set_wan(
         self, rtt_ms: float, loss_percent: float = 0.0, rate_mbit: float | None = None
     ) -> None:
-        """Change the WAN of the running testbed; in effect on return."""
-        settings = WanSettings(rtt_ms, loss_percent, rate_mbit, self._settings.seed)
+        """Change the WAN of the running testbed, without other faults; in effect on return."""
+        self.set_wan_to(WanSettings(rtt_ms, loss_percent, rate_mbit, self._settings.seed))
+
+    def set_wan_to(self, settings: WanSettings) -> None:
+        """Change the WAN of the running testbed, its faults too; in effect on return."""
         self._require()
         with state.locked() as lock:
             commands = Commands(lock, self._echo)
@@ -234,7 +259,8 @@ class Testbed:
             stored = state.load(self.name)
             if stored is None:
                 return TestbedStatus(
-                    self.name, False, "it is not up", (), None, None, None, None, None, None
+                    *(self.name, False, "it is not up", ()),
+                    *(None, None, None, None, None, None, None, None),
                 )
             problem = self._problem(Commands(lock), stored)
             return TestbedStatus(
@@ -252,7 +278,32 @@ class Testbed:
                     if stored.delay_line
                     else None
                 ),
+                settings=stored.settings,
+                injector=(
+                    injector_control.status(self.name, stored.injector) if stored.injector else None
+                ),
             )
+
+    @contextmanager
+    def link_down(self) -> Iterator[None]:
+        """Let nothing cross the WAN, in either direction, while the block runs.
+
+        Everything that reaches servernic is dropped there: what breaks in a WAN breaks out of
+        the routers' sight. An interface that is set down would also lose its routes and IPv6
+        addresses, and its host answer with ICMP errors.
+        """
+        self._require()
+        self._link_down_rule("-I")
+        try:
+            yield
+        finally:
+            self._link_down_rule("-D")
+
+    def _link_down_rule(self, action: str) -> None:
+        with state.locked() as lock:
+            commands = Commands(lock, self._echo)
+            for program in ("iptables", "ip6tables"):
+                commands.run(*mangle(self._wan_namespace, program, action, *_LINK_DOWN))
 
     def popen(self, host: str, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
         """Start a command on a host; the keywords are those of subprocess.Popen.
@@ -318,7 +369,8 @@ class Testbed:
             self._congestion_control,
         )
         stored = replace(stored, congestion_control=got)
-        stored = replace(self._build_wan(commands, stored), complete=True)
+        stored = self._build_wan(commands, stored)
+        stored = replace(self._set_faults(commands, stored, self._settings), complete=True)
         self._await_health(Commands(commands.held_fd), stored)
         state.save(self.name, stored)
 
@@ -399,7 +451,7 @@ class Testbed:
                 raise ZeroRttError("the kernel has no netem (CONFIG_NET_SCH_NETEM)")
         stored = replace(stored, emulation=DELAY_LINE)
         # First the rules: what crosses before the delay line is there is dropped, never fast.
-        delayline_control.add_rules(commands, namespace)
+        delayline_control.CONTROL.add_rules(commands, namespace)
         shaping.set_rate(commands, namespace, interfaces, self._settings)
 
         def record(process: ProcessId) -> None:
@@ -407,8 +459,31 @@ class Testbed:
             stored = replace(stored, delay_line=process)
             state.save(self.name, stored)
 
-        self._delay_line = delayline_control.start(self.name, namespace, record)
+        self._start(delayline_control.CONTROL, record)
         return stored
+
+    def _set_faults(self, commands: Commands, stored: State, settings: WanSettings) -> State:
+        """Let the injector run with these settings, or not run where there are no faults."""
+        control, namespace = injector_control.CONTROL, self._wan_namespace
+        if stored.injector is not None and settings.has_faults:
+            control.change(self.name, stored.injector, settings)
+        elif stored.injector is not None:
+            control.remove_rules(commands, namespace)
+            end(stored.injector)
+            stored = replace(stored, injector=None)
+        elif settings.has_faults:
+
+            def record(process: ProcessId) -> None:
+                nonlocal stored
+                stored = replace(stored, injector=process)
+                state.save(self.name, stored)
+
+            self._start(control, record)
+            control.add_rules(commands, namespace)
+        return stored
+
+    def _start(self, control: Control, record: Record) -> None:
+        self._started.append(control.start(self.name, self._wan_namespace, record))
 
     def _change_wan(self, commands: Commands, stored: State, settings: WanSettings) -> None:
         if stored.settings == settings:
@@ -420,18 +495,20 @@ class Testbed:
             shaping.set_netem(commands, self._wan_namespace, self._wan_interfaces, settings)
         else:
             shaping.set_rate(commands, self._wan_namespace, self._wan_interfaces, settings)
-            delayline_control.change(self.name, stored.delay_line, settings)
-        state.save(self.name, changed)
+            delayline_control.CONTROL.change(self.name, stored.delay_line, settings)
+        begun = replace(changed, complete=False)
+        state.save(self.name, replace(self._set_faults(commands, begun, settings), complete=True))
 
     # Taking down.
 
     def _clear_away(self, commands: Commands, stored: State | None) -> None:
-        if stored is not None and stored.delay_line is not None:
-            end(stored.delay_line)
-        if self._delay_line is not None:
-            self._delay_line.kill()  # a damaged state file may not have named it
-            self._delay_line.wait()
-            self._delay_line = None
+        for recorded in (stored.delay_line, stored.injector) if stored is not None else ():
+            if recorded is not None:
+                end(recorded)
+        for process in self._started:
+            process.kill()  # a damaged state file may not have named it
+            process.wait()
+        self._started.clear()
         present = [file for file in self._namespace_files if file.exists()]
         end_all_in(present)
         for file in present:
@@ -502,16 +579,33 @@ class Testbed:
 
     def _wan_problem(self, commands: Commands, stored: State) -> str | None:
         namespace, interfaces = self._wan_namespace, self._wan_interfaces
+        if commands.succeeds(*mangle(namespace, "iptables", "-C", *_LINK_DOWN)):
+            return "a rule in mangle FORWARD of servernic keeps the link down"
         if stored.delay_line is None:
             if not shaping.has("netem", commands, namespace, interfaces):
                 return "netem has been taken off servernic: the WAN has no delay"
+        elif problem := self._delay_line_problem(commands, stored, stored.delay_line):
+            return problem
+        if stored.injector is None:
             return None
-        if not stored.delay_line.alive():
-            return f"the WAN's delay line (pid {stored.delay_line.pid}) has died: nothing passes"
-        if not delayline_control.has_rules(commands, namespace):
+        if not stored.injector.alive():
+            return f"the WAN's fault injector (pid {stored.injector.pid}) has died: nothing passes"
+        if not injector_control.CONTROL.has_rules(commands, namespace):
+            return (
+                "the fault injector's rules in mangle POSTROUTING are gone: the WAN has no faults"
+            )
+        return None
+
+    def _delay_line_problem(
+        self, commands: Commands, stored: State, process: ProcessId
+    ) -> str | None:
+        namespace = self._wan_namespace
+        if not process.alive():
+            return f"the WAN's delay line (pid {process.pid}) has died: nothing passes"
+        if not delayline_control.CONTROL.has_rules(commands, namespace):
             return "the delay line's rules in mangle FORWARD are gone: the WAN has no delay"
         if stored.settings.rate_mbit is not None and not shaping.has(
-            "tbf", commands, namespace, interfaces
+            "tbf", commands, namespace, self._wan_interfaces
         ):
             return "tbf has been taken off servernic: the WAN has no rate limit"
         return None

@@ -1,7 +1,7 @@
 """The WAN as queueing disciplines (tc) on both of servernic's interfaces.
 
-netem for delay and loss where the kernel has it; a token bucket (tbf) for the
-rate in either case. Each acts on what leaves an interface, so the two
+netem for the delay where the kernel has it; a token bucket (tbf) for the rate
+in either case. Each acts on what leaves an interface, so the two
 interfaces are the two directions.
 """
 
@@ -31,13 +31,12 @@ def netem_available(commands: Commands, namespace: str, interface: str) -> bool:
 def set_netem(
     commands: Commands, namespace: str, interfaces: Sequence[str], settings: WanSettings
 ) -> None:
-    """Set delay, loss and rate by netem. What is on its way at that moment is lost."""
+    """Set delay and rate by netem. What is on its way at that moment is lost."""
     clear(commands, namespace, interfaces)
     for interface in interfaces:
         commands.run(
             *("tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", "handle", "1:"),
             *("netem", "limit", str(_NETEM_PACKETS), "delay", f"{settings.one_way_ms:.3f}ms"),
-            *("loss", "random", f"{settings.loss_percent:g}%"),
         )
         if settings.rate_mbit is not None:
             commands.run(

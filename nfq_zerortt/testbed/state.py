@@ -23,6 +23,9 @@ from nfq_zerortt.testbed.wan import WanSettings
 
 DIRECTORY = Path("/run/nfq-zerortt/testbed")
 
+DELAY_LINE, INJECTOR = "delayline", "injector"
+"""The processes that a testbed may have; they name their files."""
+
 _LOCK_TIMEOUT_S = 60.0
 
 
@@ -38,6 +41,7 @@ class State:
     emulation: str | None = None
     congestion_control: str | None = None
     delay_line: ProcessId | None = None
+    injector: ProcessId | None = None
 
 
 def state_file(name: str) -> Path:
@@ -45,19 +49,19 @@ def state_file(name: str) -> Path:
     return DIRECTORY / f"{name}.json"
 
 
-def status_file(name: str) -> Path:
-    """The file into which the delay line of the testbed ``name`` writes its own figures."""
-    return DIRECTORY / f"{name}.delayline.json"
+def status_file(name: str, role: str) -> Path:
+    """The file into which a process of the testbed ``name`` writes its own figures."""
+    return DIRECTORY / f"{name}.{role}.json"
 
 
-def log_file(name: str) -> Path:
-    """What the delay line of the testbed ``name`` said on stdout and stderr."""
-    return DIRECTORY / f"{name}.delayline.log"
+def log_file(name: str, role: str) -> Path:
+    """What a process of the testbed ``name`` said on stdout and stderr."""
+    return DIRECTORY / f"{name}.{role}.log"
 
 
 def save(name: str, state: State) -> None:
     """Write the state so that a reader sees the old one or the new one, never a half."""
-    write_json(state_file(name), asdict(state))
+    write_json(state_file(name), asdict(state) | {"settings": state.settings.document()})
 
 
 def load(name: str) -> State | None:
@@ -69,22 +73,26 @@ def load(name: str) -> State | None:
     except ValueError:
         document = {}
     try:
-        process = document["delay_line"]
+        delay_line, injector = document["delay_line"], document["injector"]
         return State(
             complete=document["complete"],
-            settings=WanSettings(**document["settings"]),
+            settings=WanSettings.of(document["settings"]),
             emulation=document["emulation"],
             congestion_control=document["congestion_control"],
-            delay_line=ProcessId(**process) if process else None,
+            delay_line=ProcessId(**delay_line) if delay_line else None,
+            injector=ProcessId(**injector) if injector else None,
         )
-    except (KeyError, TypeError, ZeroRttError):
+    except (KeyError, TypeError, ValueError, ZeroRttError):
         # Of another version, or damaged: a testbed of ours that has to be built again.
         return State(complete=False, settings=WanSettings())
 
 
 def remove(name: str) -> None:
     """Forget the testbed, the state file last."""
-    for file in (status_file(name), log_file(name), state_file(name)):
+    of_processes = [
+        file(name, role) for role in (DELAY_LINE, INJECTOR) for file in (status_file, log_file)
+    ]
+    for file in (*of_processes, state_file(name)):
         file.with_suffix(".tmp").unlink(missing_ok=True)  # of a writer that was killed
         file.unlink(missing_ok=True)
 

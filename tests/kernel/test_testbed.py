@@ -10,19 +10,27 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from support.captures import LAN, WAN, Captured, Captures
 from support.namespaces import UNPRIVILEGED
 
 import nfq_zerortt
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.testbed import state
+from nfq_zerortt.testbed.faults import Fate, Faults
+from nfq_zerortt.testbed.injector_control import InjectorStatus
 from nfq_zerortt.testbed.network import DELAY_LINE, Testbed
-from nfq_zerortt.testbed.processes import ProcessId
+from nfq_zerortt.testbed.processes import ProcessId, end
+from nfq_zerortt.testbed.queue_process_control import KernelQueue
 from nfq_zerortt.testbed.topology import load_topology
-from nfq_zerortt.testbed.wan import WanSettings
+from nfq_zerortt.testbed.wan import First, WanSettings
 
 MakeTestbed = Callable[..., Testbed]
 
@@ -69,7 +77,8 @@ def leftovers(name: str) -> list[str]:
                 argv = (process / "cmdline").read_bytes().split(b"\0")
             except OSError:  # it has just ended
                 continue
-            if b"nfq_zerortt.testbed.delayline" in argv and name.encode() in argv:
+            ours = {b"nfq_zerortt.testbed.delayline", b"nfq_zerortt.testbed.injector"}
+            if ours & set(argv) and name.encode() in argv:
                 found.append(f"process {process.name}")
     return found
 
@@ -150,6 +159,9 @@ def test_every_network_is_reached_from_every_host() -> None:
         ("--rtt", "60s", "0ms to 10000ms"),
         ("--loss", "1", "1% or 0.5%"),
         ("--loss", "101%", "0% to 100%"),
+        ("--reorder", "5", "1% or 0.5%"),
+        ("--reorder-by", "0ms", "above 0ms"),
+        ("--duplicate", "101%", "0% to 100%"),
         ("--rate", "100", "100mbit or 1gbit"),
         ("--rate", "0mbit", "0.01mbit to"),
         ("--name", "../etc", "must be"),
@@ -247,7 +259,7 @@ def test_delay_line_says_its_own_lateness(line: Testbed) -> None:
     assert figures is not None
     assert figures.alive
     assert figures.packets >= 100
-    assert (figures.queued, figures.queue_dropped, figures.user_dropped) == (0, 0, 0)
+    assert figures.queue == KernelQueue()
     late = figures.lateness
     assert 0 < late.median_ms <= late.p95_ms <= late.p99_ms <= late.max_ms
     assert late.median_ms < 1.5
@@ -285,6 +297,229 @@ def _transfer_seconds(testbed: Testbed, size: int) -> float:
     received, seconds = done.stdout.split()
     assert int(received) == size
     return float(seconds)
+
+
+# Faults of the WAN.
+
+UPLOADED = 400_000
+RECEIVE_ALL = """
+import socket, sys
+listener = socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=True)
+print("listening", flush=True)
+connection, _ = listener.accept()
+received = 0
+while data := connection.recv(65536):
+    received += len(data)
+print(received, flush=True)
+"""
+SEND_ALL = """
+import socket, sys
+source = ("", int(sys.argv[3]))
+with socket.create_connection((sys.argv[1], 9000), 30, source) as connection:
+    connection.sendall(bytes(int(sys.argv[2])))
+    connection.shutdown(socket.SHUT_WR)
+    connection.recv(1)
+"""
+
+
+def upload(testbed: Testbed, directory: Path, to: str, size: int, client_port: int = 0) -> Captures:
+    """Send from the client to the server; return what was captured everywhere."""
+    receive = [sys.executable, "-c", RECEIVE_ALL]
+    with (
+        Captures(testbed, directory, 9000) as captures,
+        testbed.popen("server", receive, stdout=subprocess.PIPE, text=True) as server,
+    ):
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "listening\n"
+            send = [sys.executable, "-c", SEND_ALL, to, str(size), str(client_port)]
+            testbed.exec("client", send, timeout_s=20, check=True)
+            assert server.stdout.readline() == f"{size}\n"
+        finally:
+            server.kill()
+    return captures
+
+
+def counted(testbed: Testbed) -> InjectorStatus:
+    """Return the injector's figures, which it writes down every 0.2 s."""
+    time.sleep(0.4)
+    found = testbed.status().injector
+    assert found is not None
+    assert found.alive
+    assert found.queue == KernelQueue()
+    return found
+
+
+@dataclass
+class Crossing:
+    """What servernic did to one direction's packets, as the two captures beside it show."""
+
+    lost: int
+    duplicated: int
+    late: int
+    """More than half of the hold-back behind the delay."""
+
+    @classmethod
+    def of(cls, arrived: list[Captured], left: list[Captured], delay_s: float) -> Crossing:
+        came, went = _times(arrived), _times(left)
+        assert went.keys() <= came.keys()
+        return cls(
+            lost=sum(max(0, len(times) - len(went[name])) for name, times in came.items()),
+            duplicated=sum(max(0, len(went[name]) - len(times)) for name, times in came.items()),
+            late=sum(
+                max(went[name]) - max(times) > delay_s for name, times in came.items() if went[name]
+            ),
+        )
+
+
+def _times(packets: list[Captured]) -> dict[bytes, list[float]]:
+    times: dict[bytes, list[float]] = defaultdict(list)
+    for packet in packets:
+        times[_name(packet)].append(packet.time)
+    return times
+
+
+def _name(packet: Captured) -> bytes:
+    """The packet but for what changes on its way: the TTL and the checksums (offloads)."""
+    raw = packet.raw
+    header = 20 if raw[0] >> 4 == 4 else 40
+    ip = raw[:8] + raw[9:10] + raw[12:20] if header == 20 else raw[:7] + raw[8:40]
+    return ip + raw[header : header + 16] + raw[header + 18 :]
+
+
+def crossings(captures: Captures, hold_s: float) -> list[Crossing]:
+    """Return what befell the packets towards the server, and those towards the client."""
+    wan, lan = captures.packets[WAN], captures.packets[LAN]
+    return [
+        Crossing.of(
+            [packet for packet in before if _to_server(packet) is up],
+            [packet for packet in after if _to_server(packet) is up],
+            0.010 + hold_s / 2,
+        )
+        for before, after, up in ((wan, lan, True), (lan, wan, False))
+    ]
+
+
+def _to_server(packet: Captured) -> bool:
+    header = 20 if packet.raw[0] >> 4 == 4 else 40
+    return packet.raw[header + 2 : header + 4] == (9000).to_bytes(2, "big")
+
+
+@pytest.fixture
+def faulty(line: Testbed) -> Iterator[Callable[..., None]]:
+    """Sets faults on the shared testbed, at RTT 20 ms; they are gone after the test."""
+
+    def set_faults(**faults: Any) -> None:
+        line.set_wan_to(WanSettings(rtt_ms=20, **faults))
+
+    yield set_faults
+    line.set_wan(20)
+    assert line.status().injector is None
+    rules = line.exec("servernic", ["iptables", "-t", "mangle", "-S", "POSTROUTING"], check=True)
+    assert rules.stdout.strip() == "-P POSTROUTING ACCEPT"
+
+
+@pytest.mark.parametrize(("to", "client_port"), [(SERVER, 20_004), (SERVER_V6, 20_006)])
+def test_what_the_injector_says_is_what_happens_on_the_wire(
+    line: Testbed, faulty: Callable[..., None], tmp_path: Path, to: str, client_port: int
+) -> None:
+    faulty(loss_percent=2, reorder_percent=4, reorder_ms=30, duplicate_percent=3, seed=7)
+    # What is drawn depends on the client's port.
+    captures = upload(line, tmp_path, to, UPLOADED, client_port)
+    up, down = crossings(captures, hold_s=0.030)
+    said = counted(line)
+    assert (up.lost + down.lost, up.duplicated + down.duplicated) == (said.lost, said.duplicated)
+    assert up.late + down.late == said.reordered
+    assert min(up.lost, up.duplicated, up.late, down.late) > 0
+    # 400 packets or more: the shares, and five standard deviations.
+    for count, share in ((said.lost, 0.02), (said.reordered, 0.04), (said.duplicated, 0.03)):
+        mean = said.packets * share
+        assert abs(count - mean) < 5 * mean**0.5
+
+
+@pytest.mark.parametrize("to", [SERVER, SERVER_V6])
+@pytest.mark.parametrize("first", First)
+def test_one_segment_is_lost_once(
+    line: Testbed, faulty: Callable[..., None], tmp_path: Path, to: str, first: First
+) -> None:
+    faulty(lose_first=(first,))
+    captures = upload(line, tmp_path, to, 5000)
+    before, after = (WAN, LAN) if first is not First.SYN_ACK else (LAN, WAN)
+    left = [_name(packet) for packet in captures.packets[after]]
+    missing = [p for p in captures.packets[before] if _name(p) not in left]
+    lost = [p for p in missing if _to_server(p) is (first is not First.SYN_ACK)]
+    assert [_kind(packet) for packet in lost] == [first]
+    said = counted(line)
+    assert (said.lost, said.first[first]) == (1, 1)
+
+
+def _kind(packet: Captured) -> First:
+    """Name a lost segment by its flags and its length alone."""
+    header = 20 if packet.raw[0] >> 4 == 4 else 40
+    flags = packet.raw[header + 13]
+    if flags & 2:
+        return First.SYN_ACK if flags & 16 else First.SYN
+    data = len(packet.raw) - header - (packet.raw[header + 12] >> 4) * 4
+    return First.DATA if data else First.ACK
+
+
+def fates(seed: int, server_port: int, packets: int = 500) -> list[Fate]:
+    """Return what happens to a client's packets, the first a SYN, on the way to a server's port."""
+    faults = Faults(
+        WanSettings(loss_percent=10, reorder_percent=10, duplicate_percent=10, seed=seed)
+    )
+    return [
+        faults.fate(
+            bytes(
+                IP(src="10.0.1.2", dst=SERVER)
+                / TCP(sport=12345, dport=server_port, seq=number, flags="S" if not number else "A")
+            )
+        )
+        for number in range(packets)
+    ]
+
+
+def test_the_same_seed_is_the_same_fate_whatever_the_servers_port() -> None:
+    assert fates(1, 80) == fates(1, 80) == fates(1, 8080)
+    assert fates(1, 80) != fates(2, 80)
+    for name in ("lost", "held_back", "doubled"):
+        assert 20 < sum(getattr(fate, name) for fate in fates(1, 80)) < 90
+
+
+def test_link_down(line: Testbed) -> None:
+    line.set_wan(20)
+    with line.link_down():
+        assert ping(line, "-c", "3", "-i", "0.01", "-W", "0.3") == []
+        assert "link down" in (line.status().problem or "")
+    assert line.status().up
+    assert len(ping(line, "-c", "3", "-i", "0.01")) == 3
+
+
+def test_dead_injector_is_noticed_and_repaired(testbed_factory: MakeTestbed) -> None:
+    testbed = testbed_factory(rtt_ms=10, emulation="delay-line", duplicate_percent=100)
+    dead = testbed.status().injector
+    assert dead is not None
+    real = ProcessId.of(dead.pid)
+    assert real is not None
+    end(real)
+    assert f"fault injector (pid {dead.pid}) has died" in (testbed.status().problem or "")
+    assert ping(testbed, "-c", "2", "-i", "0.01", "-W", "0.3") == []
+    testbed.up()
+    # Each request arrives twice, and each of the two answers.
+    assert len(ping(testbed, "-c", "1", "-W", "1", "-w", "1")) >= 1
+    assert counted(testbed).duplicated >= 3
+
+
+def test_faults_from_the_command_line(line: Testbed) -> None:
+    arguments = ("up", "--name", line.name, "--rtt", "20ms")
+    done = command(*arguments, "--reorder", "5%", "--reorder-by", "3ms", "--duplicate", "1%")
+    assert done.returncode == 0, done.stderr
+    assert "reordered 5 % (by 3 ms), duplicated 1 %" in done.stdout
+    settings = line.status().settings
+    assert settings == WanSettings(rtt_ms=20, reorder_percent=5, reorder_ms=3, duplicate_percent=1)
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "faults" not in done.stdout
 
 
 # The life of a testbed.
