@@ -39,7 +39,7 @@ TIMEOUT_S = 90.0
 """Longer than anything here takes: who waits so long without a word hangs."""
 SYN_RETRIES = 2
 """Of the client's kernel, where the server is silent; the default is 6."""
-SERVICE_SYN_RETRIES = 4
+SERVICE_SYN_RETRIES = 6
 """Of the service there; the default is 8."""
 _SETTLE_S = 10.0
 _REPORTED_S = 0.3

@@ -145,7 +145,7 @@ def _notes() -> list[str]:
         "the service leaves the address and port alone for a while, and the error is the "
         "genuine one. The same holds for a host that cannot be reached.",
         "- Silent server: by default a direct connection gives up after about 130 s, the service "
-        "after 127.75 s. To keep the run short the client's kernel has net.ipv4.tcp_syn_retries = "
+        "after 130.75 s. To keep the run short the client's kernel has net.ipv4.tcp_syn_retries = "
         f"{SYN_RETRIES} in this row (default 6), and the service syn_retries = "
         f"{SERVICE_SYN_RETRIES} (default 8). All connections are open at the same time.",
         "- Link down: everything that reaches the WAN's router is dropped there. An interface "
