@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.addresses import IPV4, Family
 from support.captures import POINTS
 from support.counters import checksum_errors, queue_drops
 from support.peers import Peers, next_port
@@ -71,9 +72,15 @@ def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def peers(network: Testbed) -> Iterator[Peers]:
+def family() -> Family:
+    """The family of addresses of ``peers``; a module that tests both has a fixture of its own."""
+    return IPV4
+
+
+@pytest.fixture
+def peers(network: Testbed, family: Family) -> Iterator[Peers]:
     """Sockets at both ends of the shared testbed, closed after the test."""
-    made = Peers(network)
+    made = Peers(network, family)
     yield made
     made.close()
 

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.addresses import FAMILIES, Family
 from support.captures import SERVER_SIDE, Captures
 from support.checker import Translated, check_captures, check_checksums
 from support.peers import (
     LINGER_0,
-    SERVER,
     Peers,
     content,
     digest,
@@ -34,6 +34,13 @@ from nfq_zerortt.testbed.network import Testbed
 
 LARGE = 200_000
 """Many windows at first, some two hundred segments: scapy needs a second for each side."""
+MANY = 20
+
+
+@pytest.fixture(params=FAMILIES, ids=str)
+def family(request: pytest.FixtureRequest) -> Family:
+    """Every test of this file runs over both."""
+    return request.param  # type: ignore[no-any-return]
 
 
 def only(found: list[Translated]) -> Translated:
@@ -103,6 +110,29 @@ def test_client_is_connected_before_the_server_knows(
     first_syn_ack = found.server_side.syn_acks[0]
     assert third.time < first_syn_ack.time
     assert service.event("flow.data_released", port=port)["bytes"] == len("early")
+
+
+def test_many_at_once(
+    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+) -> None:
+    """Connections that overlap: nobody gets another's bytes, or numbers."""
+    requests = [content(2000, seed) for seed in range(MANY)]
+    with Captures(network, tmp_path, port) as captures:
+        listener = peers.listen(port)
+        clients = [peers.connect(port) for _ in requests]
+        for client, request in zip(clients, requests, strict=True):
+            client.sendall(request)
+        for _ in clients:
+            server = peers.accept(listener)
+            request = receive(server, len(requests[0]))
+            server.sendall(request[::-1])
+            server.shutdown(socket.SHUT_WR)
+        for client, request in zip(clients, requests, strict=True):
+            assert receive_all(client) == request[::-1]
+            client.close()
+        service.wait_for("flow.closed", port=port, count=MANY)
+    found = check_captures(captures)
+    assert len({translated.isn_spoofed for translated in found}) == MANY
 
 
 def test_server_speaks_first(
@@ -352,7 +382,7 @@ def test_same_ports_while_the_client_is_in_time_wait(
     with sysctls(network, "client", settings), Captures(network, tmp_path, port) as captures:
         for number in range(2):
             client = peers.tcp("client")
-            until(lambda s=client: connected(s, port), "a port that is in TIME_WAIT")  # type: ignore[misc]
+            until(lambda s=client: connected(s, peers.family, port), "a port that is in TIME_WAIT")  # type: ignore[misc]
             server = peers.accept(listener)
             transfer(client, server, content(2000, number))
             client.close()
@@ -362,9 +392,9 @@ def test_same_ports_while_the_client_is_in_time_wait(
     assert len(check_captures(captures)) == 2
 
 
-def connected(client: socket.socket, port: int) -> bool:
+def connected(client: socket.socket, family: Family, port: int) -> bool:
     try:
-        client.connect((SERVER, port))
+        client.connect((family.server, port))
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise

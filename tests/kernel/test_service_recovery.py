@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from support.addresses import FAMILIES, Family
 from support.captures import Captures
 from support.checker import check_captures
 from support.peers import Peers, content, digest, receive, receive_all, sending
 from support.reading import Read
 from support.service import RunningService
-from support.settings import sysctls
+from support.settings import sysctls, wan
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -19,15 +19,10 @@ SIZE = 400_000
 LONG_RTT_MS = 300
 
 
-@contextmanager
-def wan(network: Testbed, rtt_ms: float, loss_percent: float = 0.0) -> Iterator[None]:
-    """Let the shared testbed's WAN be another one in the block."""
-    before = network.settings
-    network.set_wan(rtt_ms, loss_percent)
-    try:
-        yield
-    finally:
-        network.set_wan(before.rtt_ms, before.loss_percent, before.rate_mbit)
+@pytest.fixture(params=FAMILIES, ids=str)
+def family(request: pytest.FixtureRequest) -> Family:
+    """Every test of this file runs over both."""
+    return request.param  # type: ignore[no-any-return]
 
 
 def with_sack(packets: list[Read]) -> list[Read]:

@@ -18,6 +18,12 @@ from nfq_zerortt.testbed.network import Testbed
 from support.waiting import PATIENCE_S, until
 
 ETHERNET_HEADER = 14
+_EXTENDED = "(ip6 and ip6[6] != 6 and ip6[40] == 6)"
+"""TCP behind one extension header, whose ports tcpdump does not find."""
+_ICMP_ERRORS = (
+    "(icmp and (icmp[0] == 3 or icmp[0] == 11 or icmp[0] == 12))"
+    " or (icmp6 and ip6[6] == 58 and ip6[40] < 128)"
+)
 QUIET_S = 0.2
 """So long without a packet anywhere, many round trips of the test network: all is said."""
 
@@ -49,6 +55,11 @@ class Captured:
     time: float
     raw: bytes
 
+    @property
+    def is_icmp(self) -> bool:
+        """Whether it is ICMP; for IPv6 only without extension headers."""
+        return self.raw[9] == 1 if self.raw[0] >> 4 == 4 else self.raw[6] == 58
+
 
 class Captures:
     """tcpdump at every interface while the block runs; afterwards ``packets`` has what passed.
@@ -57,13 +68,21 @@ class Captures:
     test, since a checker that did not see everything has checked nothing.
     """
 
-    def __init__(self, testbed: Testbed, directory: Path, port: int | None = None) -> None:
-        """``port`` is the server's, to leave out what an earlier test's sockets still say."""
+    def __init__(
+        self, testbed: Testbed, directory: Path, port: int | None = None, *, errors: bool = False
+    ) -> None:
+        """``port`` is the server's, to leave out what an earlier test's sockets still say.
+
+        ``errors``: ICMP errors, too, in ``errors``.
+        """
         self._testbed = testbed
         self._directory = directory
-        self._expression = "ip proto 6" if port is None else f"tcp port {port}"
+        self._expression = "ip proto 6" if port is None else f"tcp port {port} or {_EXTENDED}"
+        if errors:
+            self._expression += f" or {_ICMP_ERRORS}"
         self._running: dict[Point, subprocess.Popen[bytes]] = {}
         self.packets: dict[Point, list[Captured]] = defaultdict(list)
+        self.errors: dict[Point, list[Captured]] = defaultdict(list)
 
     def __enter__(self) -> Self:
         try:
@@ -93,7 +112,9 @@ class Captures:
         if exc is None:
             for point in POINTS:
                 self._require_complete(point)
-                self.packets[point] = self._read(point)
+                for captured in self._read(point):
+                    kept = self.errors if captured.is_icmp else self.packets
+                    kept[point].append(captured)
 
     def _file(self, point: Point, suffix: str) -> Path:
         return self._directory / f"{point}.{suffix}"

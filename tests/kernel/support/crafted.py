@@ -18,8 +18,9 @@ from support.reading import CLIENT_ADDRESS, SERVER_ADDRESS
 FIRST_ID = 1000
 """The IP identification tells the packets apart where they arrive."""
 
-_ETHERNET = bytes.fromhex("02000a0001fe02000a0001020800")
-"""From the client to clientnic, an IPv4 packet."""
+_ETHERNET = bytes.fromhex("02000a0001fe02000a000102")
+"""From the client to clientnic; the packet's type follows."""
+_IPV4, _IPV6 = 0x0800, 0x86DD
 _NOP_OPTIONS = bytes([1, 1, 1, 0])
 _PLAIN_ROUTER_ALERT = bytes([148, 4, 0, 0])
 
@@ -162,9 +163,10 @@ def _segment_checksum(packet: IP, segment: bytes) -> bytes:
 def send(testbed: Testbed, packets: Iterable[bytes], pause_s: float = 0.0) -> None:
     """Put packets on the client's wire as they are."""
     with inside(testbed.netns("client")):
-        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     with wire:
-        wire.bind(("eth0", 0x0800))
+        wire.bind(("eth0", 0))
         for packet in packets:
-            wire.send(_ETHERNET + packet)
+            kind = _IPV6 if packet[0] >> 4 == 6 else _IPV4
+            wire.send(_ETHERNET + kind.to_bytes(2, "big") + packet)
             time.sleep(pause_s)

@@ -13,10 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from nfq_zerortt.testbed.network import Testbed
+from support.addresses import IPV4, Family
 from support.namespaces import inside
 from support.waiting import PATIENCE_S
 
-SERVER = "10.0.3.2"
+SERVER = IPV4.server
 LINGER_0 = struct.pack("ii", 1, 0)
 _PORTS = itertools.count(20_000)
 
@@ -83,6 +84,7 @@ class Peers:
     """Makes sockets on the client and on the server of a testbed; ``close`` closes them all."""
 
     testbed: Testbed
+    family: Family = IPV4
 
     def __post_init__(self) -> None:
         self._open = ExitStack()
@@ -94,7 +96,7 @@ class Peers:
     def tcp(self, host: str, protocol: int = 0) -> socket.socket:
         """Return a new TCP socket on a host."""
         with inside(self.testbed.netns(host)):
-            made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+            made = socket.socket(self.family.sockets, socket.SOCK_STREAM, protocol)
         self._open.callback(made.close)
         made.settimeout(PATIENCE_S)
         return made
@@ -107,7 +109,7 @@ class Peers:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if receive_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        listener.bind((SERVER, port))
+        listener.bind((self.family.server, port))
         listener.listen(128)
         return listener
 
@@ -128,7 +130,7 @@ class Peers:
         if source_port:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             client.bind(("", source_port))
-        client.connect((SERVER, port))
+        client.connect((self.family.server, port))
         return client
 
     def pair(self, port: int) -> tuple[socket.socket, socket.socket]:

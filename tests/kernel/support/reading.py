@@ -10,13 +10,29 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 
+from support.addresses import FAMILIES, IPV4
 from support.captures import Captured
 
-CLIENT_ADDRESS, SERVER_ADDRESS = "10.0.1.2", "10.0.3.2"
+CLIENT_ADDRESS, SERVER_ADDRESS = IPV4.client, IPV4.server
+_CLIENTS = {family.client for family in FAMILIES}
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 
 Option = tuple[str | int, object]
+
+
+def read_ip(raw: bytes) -> IP | IPv6:
+    """Return a packet as scapy reads it, whichever its family."""
+    return IP(raw) if raw[0] >> 4 == 4 else IPv6(raw)
+
+
+def tcp_part(ip: IP | IPv6) -> tuple[int, int]:
+    """Return where in a packet its TCP segment begins and ends."""
+    if ip.version == 4:
+        return ip.ihl * 4, ip.len
+    end = 40 + ip.plen
+    return end - len(ip[TCP].original), end
 
 
 class Read:
@@ -25,20 +41,38 @@ class Read:
     def __init__(self, captured: Captured) -> None:
         self.time = captured.time
         self.raw = captured.raw
-        self.ip = IP(captured.raw)
+        self.ip = read_ip(captured.raw)
         self.tcp = self.ip[TCP]
+        self.source: str = self.ip.src
         self.seq: int = self.tcp.seq
         self.ack: int = self.tcp.ack
         self.flags = int(self.tcp.flags)
         self.window: int = self.tcp.window
-        header = self.ip.ihl * 4 + self.tcp.dataofs * 4
-        self.payload = captured.raw[header : self.ip.len]
+        start, end = tcp_part(self.ip)
+        self.payload = captured.raw[start + self.tcp.dataofs * 4 : end]
         self.options: list[Option] = list(self.tcp.options)
 
     @property
     def upward(self) -> bool:
         """It goes from the client to the server."""
-        return bool(self.ip.src == CLIENT_ADDRESS)
+        return self.source in _CLIENTS
+
+    @property
+    def ttl(self) -> int:
+        """Time to live, or hop limit."""
+        return int(self.ip.ttl if self.ip.version == 4 else self.ip.hlim)
+
+    @property
+    def ip_fields(self) -> tuple[int | bytes, ...]:
+        """What the IP header says beside addresses, length and TTL: nobody may change that.
+
+        For IPv6 with the extension headers.
+        """
+        ip = self.ip
+        if ip.version == 4:
+            return (ip.id, ip.tos, int(ip.flags), ip.frag)
+        start, _ = tcp_part(ip)
+        return (ip.tc, ip.fl, ip.nh, self.raw[40:start])
 
     @cached_property
     def named(self) -> dict[str | int, object]:
@@ -67,9 +101,9 @@ class Read:
 
     def __str__(self) -> str:
         return (
-            f"{self.time % 1000:.6f} {self.ip.src}:{self.tcp.sport}>{self.ip.dst}:{self.tcp.dport}"
+            f"{self.time % 1000:.6f} {self.source}:{self.tcp.sport}>{self.ip.dst}:{self.tcp.dport}"
             f" [{self.tcp.flags}] seq={self.seq} ack={self.ack} win={self.window}"
-            f" len={len(self.payload)} ttl={self.ip.ttl} {self.options}"
+            f" len={len(self.payload)} ttl={self.ttl} {self.options}"
         )
 
 
