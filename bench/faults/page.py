@@ -30,6 +30,7 @@ from bench.faults.verdict import (
     sentence,
 )
 from bench.faults.work import SIZES
+from nfq_zerortt.config import Limits
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "FAULTS.md"
 
@@ -147,7 +148,8 @@ def _notes() -> list[str]:
         "- Silent server: by default a direct connection gives up after about 130 s, the service "
         "after 130.75 s. To keep the run short the client's kernel has net.ipv4.tcp_syn_retries = "
         f"{SYN_RETRIES} in this row (default 6), and the service syn_retries = "
-        f"{SERVICE_SYN_RETRIES} (default 8). All connections are open at the same time.",
+        f"{SERVICE_SYN_RETRIES} (default {Limits().syn_retries}). All connections are open at "
+        "the same time.",
         "- Link down: everything that reaches the WAN's router is dropped there. An interface "
         "that is set down would lose its routes and IPv6 addresses too, and the routers would "
         "answer with ICMP errors: another fault.",
