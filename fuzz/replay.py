@@ -1,4 +1,7 @@
-"""Plays one finding again and prints every packet that ClientNIC sees, then what went wrong."""
+"""Plays one finding again and prints every packet that ClientNIC sees, then what went wrong.
+
+A finding is a file, or the game itself in hexadecimal, as a failing test names it.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,13 @@ class _Shown(list[tuple[float, Side, bytes]]):
         super().append(seen)
 
 
-def main(finding: Path) -> None:
+def main(finding: str) -> None:
     """Play it; an exception comes with its traceback."""
     World.new_trace = _Shown
-    play(finding.read_bytes()[:400])
+    path = Path(finding)
+    play(path.read_bytes() if path.exists() else bytes.fromhex(finding))
     print("nothing is wrong any more")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])

@@ -7,18 +7,25 @@ two hosts do. What is taken over is the course: which side acts, and how much ti
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from pathlib import Path
 
+from tests.core.model.game import MOVES
+
 _SCRIPTS = Path(__file__).resolve().parent.parent / "tests" / "scenarios"
-_CONNECT, _WRITE, _CLOSE, _ABORT, _RUN, _HEAL = 0, 2, 4, 5, 8, 13
-_FATES, _BLIND, _CONFIGURE, _OTHER = 14, 15, 17, 19
+_CONNECT, _WRITE, _CLOSE, _ABORT, _RUN, _BLIND, _OTHER = map(MOVES.index, (0, 2, 4, 5, 8, 15, 19))
+_ALL_KINDS = ((1 << len(MOVES)) - 1).to_bytes(len(MOVES) + 7 >> 3, "big")
+_POLICIES = {"fastopen": 0, "auto": 1, "hold": 2, "observe": 4}
 
 
 def game_of(script: str) -> bytes:
     """Return a game that goes roughly as the script does."""
-    strategy = 2 if "strategy observe" in script else 0
-    game = bytearray((strategy, 1 if "max_flows" in script else 0, 0, 0, 0, 0))
+    named = re.search(r"^strategy (\w+)", script, re.MULTILINE)
+    policy = _POLICIES[named[1] if named else "hold"]
+    server = 0 if "cookie 1" in script else 1
+    game = bytearray((policy, 1 if "max_flows" in script else 0, 0, 0, 0, 0, server))
+    game += _ALL_KINDS
     clock = 0.0
     for line in script.splitlines():
         if not line.startswith(">>"):

@@ -19,11 +19,16 @@ from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.ports import ALL_PORTS, PortSet
 
 DEFAULT_CONFIG = Path("/etc/nfq-zerortt/config.toml")
+DEFAULT_CONTROL_SOCKET = "/run/nfq-zerortt/control.sock"
 
-STRATEGIES = ("auto", "hold", "observe")
+STRATEGIES = ("auto", "hold", "fastopen", "observe")
 DATA_PATHS = ("auto", "python")
 LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+FAST_OPEN_PORTS = PortSet.parse("80,443,465,636,853,989-990,992-995,5061,8080,8443")
+"""HTTP, and protocols that begin with TLS: what their clients say first may be said twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,9 @@ class Limits:
         syn_retry_ms: wait before the SYN to the server is repeated the first time; doubles, with a
             pause at one second.
         syn_retries: how often it is repeated before the client's connection is reset.
-        leave_alone_s: how long connections to a server that refused, was unreachable or did not
-            answer pass untouched; twice as long each time it does so again. 0: not at all.
+        fast_open_wait_ms: how long a SYN is kept back for the client's first data.
+        leave_alone_s: connections to a server that refused, was unreachable or did not answer pass
+            untouched until it accepts one, or nobody has asked for it for so long. 0: they do not.
         idle_timeout_s: an established flow without a packet for so long is forgotten; the
             default is what Linux' connection tracking uses.
         time_wait_s: how long the numbers of a closed flow are kept, for repeated FINs.
@@ -58,6 +64,7 @@ class Limits:
     half_open_timeout_s: int = 10
     syn_retry_ms: int = 250
     syn_retries: int = 11
+    fast_open_wait_ms: int = 10
     leave_alone_s: int = 60
     idle_timeout_s: int = 432_000
     time_wait_s: int = 65
@@ -69,7 +76,8 @@ class Config:
     """What ``nfq-zerortt run`` is told, by file and by flags.
 
     ``realtime`` asks for the scheduling class SCHED_FIFO (sched(7)): a SYN is then not kept
-    waiting by whatever else the machine does.
+    waiting by whatever else the machine does. ``control_socket`` and ``state_file`` may be empty:
+    then there is none.
     """
 
     client_iface: str = ""
@@ -77,12 +85,15 @@ class Config:
     strategy: str = "auto"
     data_path: str = "auto"
     ports: PortSet = ALL_PORTS
+    fast_open_ports: PortSet = FAST_OPEN_PORTS
     queue: int = 0
     rules: bool = True
     realtime: bool = True
     log_format: str = "json"
     log_level: str = "info"
     log_file: str = ""
+    control_socket: str = DEFAULT_CONTROL_SOCKET
+    state_file: str = ""
     destinations: tuple[Destination, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
@@ -105,6 +116,9 @@ def load(path: Path | None) -> Config:
         if not DEFAULT_CONFIG.exists():
             return Config()
         path = DEFAULT_CONFIG
+    if path.exists() and not path.is_file():
+        # It is read again at SIGHUP, in the midst of packets: what may block is no place for it.
+        raise ConfigError(f"the configuration file {path} is not a regular file")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -128,7 +142,7 @@ _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "log_format": LOG_FORMATS,
     "log_level": LOG_LEVELS,
 }
-_NOT_YET = frozenset({("strategy", "fastopen"), ("data_path", "kernel")})
+_NOT_YET = frozenset({("data_path", "kernel")})
 _RANGES: Mapping[str, tuple[int, int]] = {
     "queue": (0, 65535),
     "max_flows": (1, 10_000_000),
@@ -139,6 +153,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "half_open_timeout_s": (1, 3600),
     "syn_retry_ms": (10, 60_000),
     "syn_retries": (0, 20),
+    "fast_open_wait_ms": (0, 1000),
     "leave_alone_s": (0, 3600),
     "idle_timeout_s": (1, 10_000_000),
     "time_wait_s": (1, 3600),

@@ -85,13 +85,24 @@ def _networks(table: Mapping[str, Any], where: str) -> tuple[Network, ...]:
     networks: list[Network] = []
     for text in texts:
         try:
-            networks.append(ipaddress.ip_network(text))
+            networks.append(_network(text))
         except ValueError as error:
             raise ConfigError(
                 f"{where}.address = {text!r}: {error}; allowed is an address or a prefix such as "
                 "192.0.2.7, 192.0.2.0/24 or 2001:db8::/32"
             ) from None
     return tuple(networks)
+
+
+def _network(text: str) -> Network:
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network):
+        inside = network.network_address.ipv4_mapped
+        if inside is not None:
+            raise ValueError(f"no packet carries it; write {inside}")
+        if network.network_address.scope_id is not None:
+            raise ValueError("a zone is not allowed")
+    return network
 
 
 def _ports(table: Mapping[str, Any], where: str) -> PortSet:

@@ -13,22 +13,30 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from netfilterqueue import Packet
 
 from nfq_zerortt import __version__
-from nfq_zerortt.config import Config
+from nfq_zerortt.answers import requests
+from nfq_zerortt.config import DEFAULT_CONTROL_SOCKET, Config
 from nfq_zerortt.core.actions import Action, Actions, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
 from nfq_zerortt.errors import ConfigError, ZeroRttError
+from nfq_zerortt.keeping import Keeper, StateFileError
 from nfq_zerortt.kernel.features import require_for_run, served_families, warnings_for_run
+from nfq_zerortt.kernel.link import mtu
 from nfq_zerortt.kernel.queue import PacketQueue
 from nfq_zerortt.kernel.raw import RawSender
 from nfq_zerortt.kernel.rules import RuleSet
+from nfq_zerortt.observe.control import ControlServer
+from nfq_zerortt.observe.control_path import ControlPath, PathError
 from nfq_zerortt.observe.log import EventLog
 from nfq_zerortt.observe.packets import packet_event
 from nfq_zerortt.ports import PortSet
@@ -50,6 +58,8 @@ _NEEDS_RESTART = {
     "data_path",
     "log_format",
     "log_file",
+    "control_socket",
+    "state_file",
 }
 
 
@@ -69,11 +79,14 @@ class Service:
         require_for_run(
             config.client_iface, config.server_iface, config.queue, with_rules=config.rules
         )
-        self._warnings = warnings_for_run(config.client_iface, config.server_iface)
+        self._warnings = [
+            (warning.name, warning.detail, warning.remedy)
+            for warning in warnings_for_run(config.client_iface, config.server_iface)
+        ]
         self._config = config
         self._reread = reread
         self._engine = Engine(config.strategy, config.limits, os.urandom(_SECRET_BYTES))
-        self._engine.configure(config.strategy, config.limits, config.destinations, config.ports)
+        self._configure(config)
         self._ports = config.ports  # of the rules: never fewer than live flows need
         self._rules = _rules(config, self._ports)
         self._log = EventLog(config.log_format, config.log_level, config.log_file)
@@ -85,13 +98,20 @@ class Service:
         self._writing = False
         self._flows = 0
         self._rules_are_set = False
+        self._rules_lock = asyncio.Lock()
+        self._hung_up = asyncio.Event()
         self._answered: list[Packet] = []
+        self._control: ControlPath | None = None
+        self._restored = 0
+        memory = self._engine.memory
+        self._keeper = Keeper(Path(config.state_file), memory) if config.state_file else None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; the rules are gone afterwards.
 
         Raises:
-            MissingFeatureError, ZeroRttError: the queue or the rules cannot be had.
+            MissingFeatureError, ZeroRttError: the queue, the rules or the control socket cannot
+                be had.
         """
         config = self._config
         # Signals wait until the loop takes them: none may end us halfway through the rules.
@@ -102,6 +122,8 @@ class Service:
                 # The queue first: who has it owns the rules of that number, too.
                 self._queue = PacketQueue(config.queue, self._on_packet)
                 try:
+                    self._take_control_socket()
+                    self._restore()
                     if config.rules:
                         self._rules.apply()
                         self._rules_are_set = True
@@ -110,6 +132,8 @@ class Service:
                     finally:
                         self._remove_rules()
                 finally:
+                    if self._control is not None:
+                        self._control.close()
                     self._queue.close()
             finally:
                 self._raw.close()
@@ -125,12 +149,25 @@ class Service:
             self._rules_are_set = False
             self._rules.remove()
 
+    def _take_control_socket(self) -> None:
+        path = self._config.control_socket
+        if not path:
+            return
+        try:
+            self._control = ControlPath.take(Path(path))
+        except PathError as error:
+            if path != DEFAULT_CONTROL_SOCKET:
+                raise ConfigError(f"option --control-socket {error}") from None
+            # Somebody asked for it by name, or nobody did: then all else goes on without.
+            remedy = "give each service a path of its own with --control-socket"
+            self._warnings.append(("control_socket", str(error), remedy))
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         self._loop.add_reader(self._queue.fileno(), self._on_readable)
         # What was made so far lives as long as the process: the collector need not look at it,
         # and shall not stop packets often for the little that flows leave behind.
@@ -144,11 +181,10 @@ class Service:
                 "service.data_path",
                 {"data_path": "python", "reason": "the kernel data path is not in this version"},
             )
+        if self._restored:
+            self._event("service.learned_restored", {"records": self._restored})
         for warning in self._warnings:
-            self._event(
-                "service.warning",
-                {"about": warning.name, "warning": warning.detail, "remedy": warning.remedy},
-            )
+            self._warn(*warning)
         self._event(
             "service.ready",
             {
@@ -164,21 +200,74 @@ class Service:
             },
         )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        beside = [self._loop.create_task(self._guarded(work)) for work in self._side_work()]
         try:
             await stop.wait()
             await self._drain()
             # What waits is overtaken by what comes once the rules are gone: it shall be little.
             self._empty_queue()
             try:
-                self._remove_rules()
+                async with self._rules_lock:  # a reload may be at them
+                    self._remove_rules()
             finally:
                 self._empty_queue()
+            if self._keeper is not None:
+                self._keeper.save(self._not_kept)
         finally:
             # The loop takes its handlers along; from here on a signal has nothing to add.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             self._loop.remove_reader(self._queue.fileno())
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             uptime = round(time.monotonic() - started, 3)
             self._event("service.stopped", {"flows": self._flows, "uptime_s": uptime})
+
+    # --- beside the packets ---------------------------------------------------------------
+
+    def _side_work(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what is done between packets: answering who asks, keeping what was learned."""
+        work: list[Coroutine[Any, Any, None]] = [self._follow_settings()]
+        if self._control is not None:
+            answers = requests(self._engine, self._learned_cleared)
+            work.append(ControlServer(self._control.listener, answers, self._fault).serve())
+        if self._keeper is not None:
+            work.append(self._keeper.keep(self._not_kept))
+        return work
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            self._fault()
+
+    def _restore(self) -> None:
+        """Take up what an earlier run has learned."""
+        if self._keeper is None:
+            return
+        try:
+            self._restored = self._keeper.load()
+        except StateFileError as error:
+            self._warnings.append(("state_file", str(error), "it will be written anew"))
+
+    def _not_kept(self, error: str) -> None:
+        self._warn("state_file", error, "what was learned is lost at the end of the service")
+
+    def _learned_cleared(self, forgotten: Mapping[str, int]) -> None:
+        self._event(
+            "service.learned_cleared",
+            {
+                "servers": forgotten["servers"],
+                "habits": forgotten["habits"],
+                "cookies": forgotten["cookies"],
+                "refusals": forgotten["refusals"],
+            },
+        )
+
+    def _warn(self, about: str, warning: str, remedy: str) -> None:
+        self._event("service.warning", {"about": about, "warning": warning, "remedy": remedy})
+
+    # --- stopping and changing ------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Take on no new flow, give the others a moment to end, and end the rest."""
@@ -194,7 +283,13 @@ class Service:
         while self._handle_batch() and time.monotonic() < until:
             pass
 
-    def _reload(self) -> None:
+    async def _follow_settings(self) -> None:
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
         """Read the settings again. Flows go on; what cannot change in a running service stays."""
         try:
             config = self._reread()
@@ -212,28 +307,38 @@ class Service:
             self._event("service.reload_failed", {"error": f"{names}: restart to change this"})
             return
         try:
-            self._select(config.ports)
+            await self._select(config.ports)
         except ZeroRttError as error:
             self._event("service.reload_failed", {"error": str(error)})
             return
         self._config = config
-        self._engine.configure(config.strategy, config.limits, config.destinations, config.ports)
+        self._configure(config)
+        self._set_timer()  # other limits move the flows' timers
         self._log.set_level(config.log_level)
         self._debug = self._log.debug
         self._event("service.reloaded", {"changed": sorted(changed)})
 
-    def _select(self, ports: PortSet) -> None:
+    def _configure(self, config: Config) -> None:
+        with suppress(OSError):  # an interface that is gone for the moment: as it was
+            self._engine.link_mtu = mtu(config.server_iface)
+        self._engine.configure(_policy(config), config.limits)
+
+    async def _select(self, ports: PortSet) -> None:
         """Let the rules select more ports, if these are more.
 
         Flows on ports that are no longer wanted go on, so their packets must come here still:
-        the engine knows that new ones there are to pass.
+        the engine knows that new ones there are to pass. Packets go on meanwhile: another
+        program may hold the lock on the tables for seconds.
         """
         wanted = self._ports | ports
         if wanted == self._ports or not self._rules_are_set:
             return
         rules = _rules(self._config, wanted)
-        rules.apply(instead_of=self._rules)
-        self._rules, self._ports = rules, wanted
+        async with self._rules_lock:
+            if not self._rules_are_set:
+                return
+            await asyncio.to_thread(rules.apply, instead_of=self._rules)
+            self._rules, self._ports = rules, wanted
 
     # --- packets --------------------------------------------------------------------------
 
@@ -382,6 +487,10 @@ class Service:
     def _fault(self) -> None:
         """A bug of ours must not stop the loop: say what happened and go on."""
         self._event("service.fault", {"error": traceback.format_exc()})
+
+
+def _policy(config: Config) -> Policy:
+    return Policy(config.strategy, config.destinations, config.ports, config.fast_open_ports)
 
 
 def _rules(config: Config, ports: PortSet) -> RuleSet:

@@ -7,9 +7,14 @@ import struct
 from nfq_zerortt.wire.checksum import internet_checksum
 from nfq_zerortt.wire.icmp import Kind
 
-ERRORS = {"unreachable": Kind.UNREACHABLE, "too_big": Kind.TOO_BIG, "other": Kind.OTHER}
-_V4 = {"unreachable": (3, 1), "too_big": (3, 4), "other": (12, 0)}
-_V6 = {"unreachable": (1, 3), "too_big": (2, 0), "other": (4, 0)}
+ERRORS = {
+    "unreachable": Kind.UNREACHABLE,
+    "expired": Kind.EXPIRED,
+    "too_big": Kind.TOO_BIG,
+    "other": Kind.OTHER,
+}
+_V4 = {"unreachable": (3, 1), "expired": (11, 0), "too_big": (3, 4), "other": (12, 0)}
+_V6 = {"unreachable": (1, 3), "expired": (3, 0), "too_big": (2, 0), "other": (4, 0)}
 _ROUTER_V4 = bytes((10, 0, 2, 9))
 _ROUTER_V6 = bytes.fromhex("fd" + "22" * 14 + "09")
 _MTU = 1280

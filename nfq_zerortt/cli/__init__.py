@@ -15,7 +15,7 @@ import click
 from nfq_zerortt import __version__
 from nfq_zerortt.errors import ZeroRttError
 
-_COMMANDS = ("check", "demo", "rules", "run", "testbed")
+_COMMANDS = ("check", "demo", "flows", "rules", "run", "testbed")
 
 
 class _Commands(click.Group):

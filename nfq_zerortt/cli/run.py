@@ -38,6 +38,12 @@ from nfq_zerortt import config as settings
 @click.option("--log-format", metavar="NAME", help="json or console; default json.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
 @click.option("--log-file", metavar="FILE", help="Append the log to FILE; default stderr.")
+@click.option(
+    "--control-socket",
+    metavar="PATH",
+    help=f"Where other commands ask this service; default {settings.DEFAULT_CONTROL_SOCKET}.",
+)
+@click.option("--state-file", metavar="FILE", help="Keep what is learned across restarts in FILE.")
 def run(file: Path | None, **flags: Any) -> None:
     """Run the service between two interfaces until SIGTERM or SIGINT."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nfq_zerortt.config import Limits
+from nfq_zerortt.config import FAST_OPEN_PORTS, Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.negotiation import reason_to_bypass
@@ -14,7 +14,7 @@ from nfq_zerortt.core.refusals import Refusals
 from nfq_zerortt.core.strategies import Strategy
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.destinations import DIRECT, Destination
-from nfq_zerortt.ports import PortSet
+from nfq_zerortt.ports import ALL_PORTS, PortSet
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import FIN, RST, names
 from nfq_zerortt.wire.view import SegmentView
@@ -24,12 +24,14 @@ from nfq_zerortt.wire.view import SegmentView
 class Policy:
     """What is wanted: of the ``destinations`` the first that matches, else ``strategy``.
 
-    ``ports``: servers on other ports are left alone.
+    ``ports``: servers on other ports are left alone. ``fast_open_ports``: those on which the
+    strategy *auto* may do Fast Open.
     """
 
     strategy: str
-    destinations: tuple[Destination, ...]
-    ports: PortSet
+    destinations: tuple[Destination, ...] = ()
+    ports: PortSet = ALL_PORTS
+    fast_open_ports: PortSet = FAST_OPEN_PORTS
 
     @property
     def strategies(self) -> set[str]:
@@ -78,14 +80,18 @@ class Admission:
         if name == DIRECT:
             return "direct"
         strategy = self._strategy_named(name)
-        if len(self._table) >= self._limits.max_flows and not self._make_room():
-            return "flow_table_full"
         if self._table.half_open >= self._limits.max_half_open:
             return "too_many_half_open"
+        ports = syn.raw[syn.tcp : syn.tcp + 4]
         if strategy.spoofs:
-            reason = self._not_to_be_answered(syn, now)
+            reason = self._refusals.reason(syn.dst + ports[2:], now)
             if reason is not None:
                 return reason
+        # The last two take something: room from an ended flow, and from the prefix's allowance.
+        if len(self._table) >= self._limits.max_flows and not self._make_room():
+            return "flow_table_full"
+        if strategy.spoofs and not self._prefixes.take(syn.src + ports[:2], now):
+            return "prefix_unanswered"
         return strategy
 
     def _odd(self, syn: SegmentView, side: Side) -> str | None:
@@ -105,13 +111,3 @@ class Admission:
         if by_option is not None:
             return by_option
         return "syn_with_data" if syn.payload_length else None
-
-    def _not_to_be_answered(self, syn: SegmentView, now: float) -> str | None:
-        """Say why nobody may answer this SYN in the server's name; else it counts as answered."""
-        ports = syn.raw[syn.tcp : syn.tcp + 4]
-        refused = self._refusals.reason(syn.dst + ports[2:], now)
-        if refused is not None:
-            return refused
-        if not self._prefixes.take(syn.src + ports[:2], now):
-            return "prefix_unanswered"
-        return None

@@ -21,7 +21,7 @@ from nfq_zerortt.wire.view import TCP_HEADER
 
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
-_SLACK = 1 << 20  # bytes behind the window: the sender may have been promised a larger one by us
+_SLACK = 1 << 16  # bytes behind the window: the sender may have been promised a larger one by us
 _FIXED = struct.Struct(">IIHHHH")  # seq, ack, offset and flags, window, checksum, urgent
 _STAMPED = struct.Struct(">IIHHHHIII")  # the same, then NOP NOP TIMESTAMPS, TSval, TSecr
 _UINT32 = struct.Struct(">I")

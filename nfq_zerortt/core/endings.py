@@ -6,6 +6,7 @@ from nfq_zerortt.config import Limits
 from nfq_zerortt.core.actions import Action
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handshake import report
+from nfq_zerortt.core.held import cost_of
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
 
@@ -69,9 +70,10 @@ class Endings:
         self._table.remove(flow)
 
     def drop_held(self, flow: Flow) -> None:
-        """Give up early data: there is nobody to send it to, or for."""
-        self._table.held_cost -= flow.held.cost
+        """Give up what is held, of either side: there is nobody to send it to, or for."""
+        self._table.held_cost -= flow.held.cost + sum(map(cost_of, flow.ahead))
         flow.held.release()
+        flow.ahead.clear()
 
     def _closed(self, flow: Flow, reason: str) -> list[Action]:
         if flow.ended:

@@ -10,6 +10,7 @@ untouched, with a reason.
 from __future__ import annotations
 
 import struct
+import traceback
 from collections.abc import Iterator
 
 from nfq_zerortt.config import Limits
@@ -21,6 +22,7 @@ from nfq_zerortt.core.flow import Flow, flow_name
 from nfq_zerortt.core.handshake import Handshake, report
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
+from nfq_zerortt.core.negotiation import ETHERNET_MTU
 from nfq_zerortt.core.opening import Opening
 from nfq_zerortt.core.passing import Passing
 from nfq_zerortt.core.prefixes import Prefixes
@@ -29,8 +31,6 @@ from nfq_zerortt.core.states import ENDED, HALF_OPEN, TRANSLATING, Event, State
 from nfq_zerortt.core.strategies import Strategy, by_name
 from nfq_zerortt.core.stream import Stream
 from nfq_zerortt.core.table import FlowTable
-from nfq_zerortt.destinations import Destination
-from nfq_zerortt.ports import ALL_PORTS, PortSet
 from nfq_zerortt.wire.errors import CutOffError, NotTcpError, WireError
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
 from nfq_zerortt.wire.icmp import look_quoted
@@ -46,7 +46,9 @@ _OBSERVED = (Accept("observed"),)
 class Engine:
     """All flows of one ClientNIC.
 
-    Times are seconds of one clock that never runs back; the engine never asks for the time.
+    ``link_mtu`` is the longest packet that the link towards the servers takes, bytes; a new value
+    counts from the next :meth:`configure` on. Times are seconds of one clock that never runs back;
+    the engine never asks for the time.
     """
 
     def __init__(self, strategy: str, limits: Limits, secret: bytes) -> None:
@@ -60,33 +62,38 @@ class Engine:
         self.table = FlowTable()
         self.memory = Memory()
         self.draining = False
+        self.limits = limits
+        self.link_mtu = ETHERNET_MTU
         self._numbers = InitialNumbers(secret)
         self._passing = Passing()
         self._prefixes = Prefixes(limits.unanswered_per_prefix)
         self._count = 0
         self._paths = self.table.paths
-        self.configure(strategy, limits)
+        self.configure(Policy(strategy), limits)
 
     def configure(
         self,
-        strategy: str,
+        policy: Policy,
         limits: Limits,
-        destinations: tuple[Destination, ...] = (),
-        ports: PortSet = ALL_PORTS,
     ) -> None:
         """Set how new flows are played, and the bounds of all; flows that are there go on.
-
-        The first of ``destinations`` that matches says how, else ``strategy`` does; servers on
-        ports other than ``ports`` are left alone.
 
         Raises:
             ValueError: there is no such strategy.
         """
+        moved = limits != self.limits
         self.limits = limits
         self._prefixes.size = limits.unanswered_per_prefix
-        self._moves = Handshake(limits, self.table, self._numbers, self.memory, self._prefixes)
+        self._moves = Handshake(
+            limits=limits,
+            table=self.table,
+            numbers=self._numbers,
+            memory=self.memory,
+            prefixes=self._prefixes,
+            fast_open_ports=policy.fast_open_ports,
+            link_mtu=self.link_mtu,
+        )
         self._strategies: dict[str, Strategy] = {}
-        policy = Policy(strategy, destinations, ports)
         for name in policy.strategies:
             self._strategy_named(name)
         self._endings = Endings(limits, self.table)
@@ -110,6 +117,17 @@ class Engine:
             strategy_of=self._strategy_of,
             first_packet=self._first_packet,
         )
+        if moved:
+            self._move_timers()
+
+    def _move_timers(self) -> None:
+        """Let new limits count for the flows that are there."""
+        if not self.limits.leave_alone_s:
+            self.memory.refusals.clear()
+        for flow in self.table:
+            if flow.state in TRANSLATING:
+                end = flow.last_seen + self._endings.linger(flow)
+                self.table.set_timer(flow, end, flow.last_seen)
 
     def _strategy_named(self, name: str) -> Strategy:
         if name not in self._strategies:
@@ -197,7 +215,11 @@ class Engine:
         Of a translated flow it would arrive with numbers that mean nothing; there, the MSS
         keeps it from being sent.
         """
-        path = self._paths.get(raw[12:24] if raw[0] == 0x45 else raw[8:44])
+        if raw[0] >> 4 == 4:
+            ports = (raw[0] & 0x0F) * 4
+            path = self._paths.get(raw[12:20] + raw[ports : ports + 4])
+        else:
+            path = self._paths.get(raw[8:44])
         if path is None or path.flow.observed:
             return [Accept("too_long")]
         reason = "malformed: too long for the queue"
@@ -263,6 +285,7 @@ class Engine:
         number = None
         if path is not None:
             number = path.flow.number
+            self._moves.confirmed(path.flow, now)  # nothing went out
             self._endings.forget(path.flow)
         return self._pass(view, "syn_ack_not_sent", now, number)
 
@@ -284,10 +307,13 @@ class Engine:
         """Do what is due. The result holds no verdict."""
         actions: list[Action] = []
         for flow in self.table.due(now):
-            if flow.state in HALF_OPEN:
-                actions += self._opening.due(flow, now)
-            else:
-                actions += self._idle(flow, now)
+            due = self._opening.due if flow.state in HALF_OPEN else self._idle
+            try:
+                actions += due(flow, now)
+            except Exception:
+                # A bug of ours: it must keep neither this flow for ever, nor the others waiting.
+                self._endings.forget(flow)
+                actions.append(Report("service.fault", 0, "", {"error": traceback.format_exc()}))
         return actions
 
     def _idle(self, flow: Flow, now: float) -> list[Action]:
@@ -324,5 +350,7 @@ class Engine:
             yield Send(Side.SERVER, reset, "service_stopped")
         elif flow.state is not State.ABORTED:
             yield Send(Side.CLIENT, packets.reset_client(flow), "service_stopped")
-            yield Send(Side.SERVER, packets.reset_server(flow, flow.held.start), "service_stopped")
+            if flow.attempts:
+                reset = packets.reset_server(flow, flow.syn_end)
+                yield Send(Side.SERVER, reset, "service_stopped")
         yield report(flow, "flow.reset", reason="service_stopped", by="clientnic")

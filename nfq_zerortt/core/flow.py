@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.direction import Direction
+from nfq_zerortt.core.endpoints import endpoint_text
 from nfq_zerortt.core.held import Duplicates, Held
 from nfq_zerortt.core.negotiation import Offer
 from nfq_zerortt.core.states import ENDED, TRANSLATING, Event, State, after
@@ -47,8 +46,15 @@ class Flow:
             once its SYN-ACK is here.
         tsval_spoofed: the timestamp that the spoofed SYN-ACK carries.
         client_options: what the client offered; ``offer`` is what it was promised.
-        syn: the SYN as the server gets it; ``attempts`` counts how often it was sent.
+        syn: the SYN as the server gets it, plain; ``attempts`` counts how often it was sent.
+        syn_end: the sequence number behind the SYN and the data that it carried, if it did.
+        carried: how many bytes of it the server has taken.
+        syn_left_at, syn_sent_at: when it was sent for the first time, and the last time.
+        fast_open: what the SYN asked for: none, request, cookie or cookieless.
+        ahead: data of the server's that came before its SYN-ACK, in the order of arrival.
         third_ack: the client's first acknowledgement, as it sent it.
+        doubtful: there was a segment of the client's that belongs to another connection: perhaps
+            the SYN was not its own.
         early_end: the sequence number behind the early data.
         syn_acks: how often the spoofed SYN-ACK was sent.
         quiet_until: until then the server's acknowledgement of early data cannot be here.
@@ -56,16 +62,20 @@ class Flow:
     """
 
     __slots__ = (
+        "ahead",
         "attempts",
+        "carried",
         "client",
         "client_fin_end",
         "client_key",
         "client_options",
         "created",
         "deadline",
+        "doubtful",
         "duplicates",
         "early_end",
         "ended",
+        "fast_open",
         "from_client",
         "from_server",
         "held",
@@ -88,6 +98,8 @@ class Flow:
         "strategy",
         "syn",
         "syn_acks",
+        "syn_end",
+        "syn_left_at",
         "syn_sent_at",
         "third_ack",
         "tsval_spoofed",
@@ -116,19 +128,24 @@ class Flow:
         self.client_options: OptionSet = syn.options
         self.offer: Offer | None = None
         self.syn = b""
+        self.syn_end = add(syn.seq, 1)
+        self.carried = 0
         self.attempts = 0
+        self.fast_open = "none"
+        self.ahead: list[SegmentView] = []
         self.third_ack: SegmentView | None = None
         self.held = Held(add(syn.seq, 1))
         self.held_since: float | None = None
         self.duplicates = Duplicates()
         self.syn_acks = 0
+        self.doubtful = False
         self.early_end = self.held.start
         self.quiet_until = 0.0
         self.client_fin_end: int | None = None
         self.server_fin_end: int | None = None
         self.ended = False
         self.created = now
-        self.syn_sent_at = now
+        self.syn_left_at = self.syn_sent_at = now
         self.last_seen = now
         self.server_rtt = 0.0
         self.deadline = now
@@ -209,6 +226,19 @@ class Flow:
         window = receiver.window << receiver.scale
         return within(number, receiver.last_ack, add(receiver.last_ack, window + 1 + slack))
 
+    def is_exact(self, side: Side, number: int) -> bool:
+        """Tell whether a RST with that number surely ends the connection (RFC 5961, section 3.2).
+
+        It is what the receiver waits for, or what it will wait for once it has all that was sent;
+        or the number of the FIN: a host that has not seen the ACK of it resets there, and Linux
+        accepts that. Elsewhere in the window a RST is challenged, and the real sender resets
+        again, exactly.
+        """
+        sent = self.to_server if side is Side.CLIENT else self.to_client
+        fin_end = self.client_fin_end if side is Side.CLIENT else self.server_fin_end
+        exact = number in (sent.other.last_ack, sent.next_seq)
+        return exact or (fin_end is not None and number == add(fin_end, -1))
+
     def fins_acknowledged(self) -> bool:
         """Tell whether each side has acknowledged the other's FIN."""
         if self.client_fin_end is None or self.server_fin_end is None:
@@ -223,11 +253,4 @@ class Flow:
 
 def flow_name(view: SegmentView) -> str:
     """Name the 4-tuple of a packet: ``10.0.1.2:43210>10.0.3.2:80``."""
-    return f"{_endpoint(view.src, view.sport)}>{_endpoint(view.dst, view.dport)}"
-
-
-def _endpoint(address: bytes, port: int) -> str:
-    # inet_ntop is arithmetic on text, and ten times as fast as the ipaddress module.
-    if len(address) == 16:
-        return f"[{socket.inet_ntop(socket.AF_INET6, address)}]:{port}"
-    return f"{socket.inet_ntop(socket.AF_INET, address)}:{port}"
+    return f"{endpoint_text(view.src, view.sport)}>{endpoint_text(view.dst, view.dport)}"

@@ -7,26 +7,41 @@ lives here, so a strategy needs no state of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Action, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.fast_open import Outcome
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.held import cost_of
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
-from nfq_zerortt.core.negotiation import learned_from, make_offer, mss_of, settle
+from nfq_zerortt.core.negotiation import (
+    ETHERNET_MTU,
+    learned_from,
+    make_offer,
+    mss_for,
+    mss_of,
+    settle,
+)
 from nfq_zerortt.core.prefixes import Prefixes
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
+from nfq_zerortt.ports import PortSet
 from nfq_zerortt.wire.flags import FIN
-from nfq_zerortt.wire.seqnum import add, distance
+from nfq_zerortt.wire.seqnum import add, distance, within
 from nfq_zerortt.wire.view import TCP_HEADER, SegmentView
 
 SPOOFED_SYN_ACK = "spoofed_syn_ack"
 """The reason of the Send on which everything rests: if it fails, the SYN must go on untouched."""
 _FORWARDED_TIMEOUT_S = 130.0  # Linux repeats a SYN for 127 s
 _QUIET_ROUND_TRIPS = 1.25
+_FAST_OPEN_ROOM = 20
+"""The option with a cookie of up to 16 bytes, and its padding."""
+_MOST_AHEAD = 64
 _LONGEST_ROUND_TRIP_S = 3.0
+_LONGEST_WAIT_S = 120.0
 _STEADY_S = 1.0
 _STEADY_UNTIL = 5  # repetitions
 
@@ -41,29 +56,49 @@ class Handshake:
 
     def __init__(
         self,
+        *,
         limits: Limits,
         table: FlowTable,
         numbers: InitialNumbers,
         memory: Memory,
         prefixes: Prefixes,
+        fast_open_ports: PortSet,
+        link_mtu: int,
     ) -> None:
-        self._limits = limits
+        """``fast_open_ports``: the servers' ports on which *auto* may do Fast Open.
+
+        ``link_mtu``: the longest packet that the link towards the server takes, bytes.
+        """
+        self._link_mtu = link_mtu
+        self.limits = limits
+        self.memory = memory
+        self.fast_open_ports = fast_open_ports
         self._table = table
         self._numbers = numbers
-        self._memory = memory
         self._prefixes = prefixes
 
     # --- towards the client ---------------------------------------------------------------
 
-    def spoof_syn_ack(self, flow: Flow, now: float) -> list[Action]:
-        """Answer the client's SYN in the server's name."""
-        known = self._memory.recall(flow.server, now)
-        flow.offer = make_offer(flow.client_options, known, now, ipv6=flow.ipv6)
+    def spoof_syn_ack(self, flow: Flow, now: float, *, fast_open: bool = False) -> list[Action]:
+        """Answer the client's SYN in the server's name.
+
+        ``fast_open``: the client's first segment shall fit into the SYN.
+        """
+        known = self.memory.recall(flow.server, now)
+        reserve = _FAST_OPEN_ROOM if fast_open else 0
+        flow.offer = make_offer(
+            flow.client_options,
+            known,
+            now,
+            ipv6=flow.ipv6,
+            link_mtu=self._link_mtu,
+            reserve=reserve,
+        )
         flow.isn_spoofed, flow.tsval_spoofed = self._numbers.draw(flow.client_key, now)
         flow.apply(Event.SYN_ACK_SPOOFED)
         stamps = flow.client_options.timestamps
         actions = self._send_syn_ack(flow, stamps[0] if stamps else 0)
-        again = min(self.syn_ack_wait(flow), self._limits.half_open_timeout_s)
+        again = min(self.syn_ack_wait(flow), self.limits.half_open_timeout_s)
         self._table.set_timer(flow, now + again, now)
         return actions
 
@@ -112,19 +147,71 @@ class Handshake:
 
     # --- towards the server ---------------------------------------------------------------
 
-    def forward_syn(self, flow: Flow, syn: SegmentView, now: float) -> list[Action]:
-        """Let the SYN go on to the server, with no more options than the client was promised."""
+    def forward_syn(
+        self, flow: Flow, syn: SegmentView, now: float, *, ask: bool = False
+    ) -> list[Action]:
+        """Let the SYN go on to the server, with no more options than the client was promised.
+
+        ``ask``: and with the request for a Fast Open cookie (RFC 7413, section 4.1.1).
+        """
         assert flow.offer is not None
         flow.syn = packets.server_syn(syn, flow.offer)
+        packet = flow.syn
+        asking = packets.syn_with(flow.syn, b"", b"", 0) if ask else None
+        if asking is not None:
+            packet = asking[0]
+            flow.fast_open = "request"
+        return [Replace(packet, "syn"), self._syn_left(flow, now)]
+
+    def keep_back_syn(self, flow: Flow, syn: SegmentView, wait: float, now: float) -> list[Action]:
+        """Let the SYN wait for the client's first data, ``wait`` seconds at most."""
+        assert flow.offer is not None
+        flow.syn = packets.server_syn(syn, flow.offer)
+        self._table.set_timer(flow, now + wait, now)
+        return [Drop("syn_kept_back")]
+
+    def send_kept_syn(self, flow: Flow, now: float, data: bytes = b"") -> list[Action]:
+        """Send the SYN that was kept back, with ``data`` if it is any (RFC 7413, section 4.2.1)."""
+        packet = flow.syn
+        carried = None
+        if data:
+            cookie = self.memory.fast_open.cookie(flow.client[:-2], flow.server, now)
+            carried = packets.syn_with(flow.syn, cookie, data, self._server_mss(flow, now))
+        if carried is not None and carried[1]:
+            packet, size = carried
+            flow.fast_open = "cookie" if cookie else "cookieless"
+            flow.syn_end = add(flow.syn_end, size)
+        left = self._syn_left(flow, now)
+        self._table.set_timer(flow, now + self._first_wait(flow, now), now)
+        return [Send(Side.SERVER, packet, "syn"), left]
+
+    def _first_wait(self, flow: Flow, now: float) -> float:
+        if flow.state is State.SPOOFED:  # the client is waited for, not the server
+            return max(flow.created + self.syn_ack_wait(flow) - now, 0.0)
+        return self.syn_wait(flow, now)
+
+    def _server_mss(self, flow: Flow, now: float) -> int:
+        known = self.memory.recall(flow.server, now)
+        usual = mss_for(min(self._link_mtu, ETHERNET_MTU), ipv6=flow.ipv6)
+        return min(known.mss, usual) if known else usual
+
+    def _syn_left(self, flow: Flow, now: float) -> Report:
         flow.attempts = 1
-        flow.syn_sent_at = now
-        return [
-            Replace(flow.syn, "syn"),
-            report(flow, "flow.syn_forwarded", attempt=1, fast_open="none", data_bytes=0),
-        ]
+        flow.syn_left_at = flow.syn_sent_at = now
+        return report(
+            flow,
+            "flow.syn_forwarded",
+            attempt=1,
+            fast_open=flow.fast_open,
+            data_bytes=distance(flow.held.start, flow.syn_end),
+        )
 
     def repeat_syn(self, flow: Flow, now: float) -> list[Action]:
-        """Send the SYN to the server again: the handshake is ours, the client is past it."""
+        """Send the SYN to the server again: the handshake is ours, the client is past it.
+
+        Plain, whatever the first one was: perhaps it was the option or the data that did not
+        get through (RFC 7413, section 4.1.3.1), and data sent twice could arrive twice.
+        """
         flow.attempts += 1
         flow.syn_sent_at = now
         return [
@@ -140,17 +227,23 @@ class Handshake:
         They double (RFC 6298, section 5.5), but stay at a second for a few times, as with
         Linux: or a connection would start later than a direct one after a short outage.
         """
-        known = self._memory.recall(flow.server, now)
-        first = max(self._limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
+        known = self.memory.recall(flow.server, now)
+        first = max(self.limits.syn_retry_ms / 1000, 1.5 * known.rtt if known else 0.0)
         longest = max(first, _STEADY_S)
         doubled = flow.attempts - 1 - _STEADY_UNTIL
         if doubled <= 0:
             return float(min(first * 2 ** (flow.attempts - 1), longest))
-        return float(longest * 2**doubled)
+        return float(min(longest * 2**doubled, _LONGEST_WAIT_S))
 
     def leave_alone(self, flow: Flow, reason: str, now: float) -> None:
-        """Let connections to the flow's server pass untouched for a while."""
-        self._memory.refusals.note(flow.server, reason, self._limits.leave_alone_s, now)
+        """Let connections to the flow's server pass untouched until it accepts one.
+
+        Unless it has accepted one since this one began.
+        """
+        known = self.memory.recall(flow.server, now)
+        if known is not None and known.learned_at > flow.created:
+            return
+        self.memory.refusals.note(flow.server, reason, self.limits.leave_alone_s, now)
 
     def await_answer(self, flow: Flow, now: float) -> None:
         """Wait for the answer to a SYN that went on untouched, for as long as it is repeated."""
@@ -168,7 +261,7 @@ class Handshake:
             flow.duplicates.add(view.seq, view.end_seq)
             return [Drop("spurious_retransmission")]
         cost = cost_of(view)
-        limits = self._limits
+        limits = self.limits
         if (
             flow.held.is_full
             or flow.held.cost + cost > limits.held_bytes_per_flow
@@ -181,6 +274,7 @@ class Handshake:
         if flow.held_since is not None:
             return [Drop("held")]
         flow.held_since = now
+        self.memory.fast_open.note_early(flow.server, now - flow.created, now)
         return [
             Drop("held"),
             report(flow, "flow.data_held", segments=1, bytes=view.payload_length, held_ms=0.0),
@@ -188,13 +282,22 @@ class Handshake:
 
     def release(self, flow: Flow, now: float) -> list[Action]:
         """Send what was held, the bare third ACK first where no data does its work."""
-        segments, size = len(flow.held), flow.held.octets
         self._table.held_cost -= flow.held.cost
         flow.early_end = flow.held.contiguous_end()
-        views = flow.held.release()
-        if flow.third_ack is not None and not flow.third_ack.sequence_length:
-            views.insert(0, flow.third_ack)
+        start = flow.to_client.last_ack  # behind what the SYN has carried
         actions: list[Action] = []
+        views = [
+            packets.trimmed(view, start)
+            for view in flow.held.release()
+            if distance(start, view.end_seq) > 0
+        ]
+        segments, size = len(views), sum(view.payload_length for view in views)
+        first = flow.third_ack
+        if first is not None and not (views and first.sequence_length):
+            data = flow.to_server.translate(first.raw[: first.end], first.tcp)
+            if first.sequence_length or first.seq != start:
+                data = packets.bare_ack(data, start)
+            actions.append(Send(Side.SERVER, data, "released"))
         for view in views:
             pieces = self.to_server(flow, view)
             actions += [Send(Side.SERVER, piece, "released") for piece in pieces]
@@ -232,7 +335,12 @@ class Handshake:
         assert flow.offer is not None
         granted = view.readable_options
         flow.isn_server = view.seq
-        flow.server_rtt = now - flow.created
+        carried = flow.carried = distance(flow.held.start, view.ack)
+        cookie = granted.fast_open or b""
+        # With the option, the first SYN is the one that was lost, unless it is seen to have
+        # arrived; without it, nobody knows, and the longer time does less harm.
+        plain = flow.fast_open != "none" and not carried and not cookie
+        flow.server_rtt = now - (flow.syn_sent_at if plain else flow.syn_left_at)
         delta = add(flow.isn_server, -flow.isn_spoofed)
         to_server, to_client = flow.to_server, flow.to_client
         to_server.ack_shift = delta
@@ -240,11 +348,13 @@ class Handshake:
         to_client.next_seq = add(view.seq, 1)
         to_client.last_ack = view.ack
         to_server.last_ack = to_client.next_seq
+        to_server.next_seq = view.ack
+        to_server.octets = carried
         if flow.offer.timestamps and granted.timestamps is not None:
             # The client echoes the spoofed timestamp in its early segments. Shifted, that is
             # the very value of the SYN-ACK; a server with SYN cookies reads its options back
             # from it.
-            tau = add(granted.timestamps[0], -flow.tsval_spoofed)
+            tau = add(self._first_tsval(flow, granted.timestamps[0]), -flow.tsval_spoofed)
             to_server.tsecr_shift = tau
             to_client.tsval_shift = -tau
         settle(flow.offer, flow.client_options, granted, to_server, to_client)
@@ -253,19 +363,79 @@ class Handshake:
         mss = mss_of(granted, ipv6=flow.ipv6)
         if mss < flow.offer.mss:
             flow.from_client.max_packet = (40 if flow.ipv6 else 20) + TCP_HEADER + mss
-        known = self._memory.recall(flow.server, now)
+        known = self.memory.recall(flow.server, now)
         rtt = min(flow.server_rtt, _LONGEST_ROUND_TRIP_S)
         if flow.attempts > 1 and known is not None:
             rtt = known.rtt  # which SYN was answered is not known (RFC 6298, section 3)
-        self._memory.learn(flow.server, learned_from(flow.offer, view, rtt, now, known))
+        self.memory.learn(flow.server, learned_from(flow.offer, view, rtt, now, known))
+        if not flow.held:
+            self.memory.fast_open.note_late(flow.server, now)
+        self._learn_fast_open(flow, cookie, carried > 0, now)
         flow.apply(Event.SERVER_SYN_ACK)
-        return [
-            Drop("syn_ack_captured"),
-            self.syn_ack_report(flow, view, delta),
-        ]
+        said = self.syn_ack_report(flow, view, delta)
+        return [Drop("syn_ack_captured"), said, *self._acknowledge_early(flow, view)]
+
+    @staticmethod
+    def _first_tsval(flow: Flow, tsval: int) -> int:
+        """Return the earliest timestamp of the server's, of its data and its SYN-ACK's ``tsval``.
+
+        What is older than the client's first one, PAWS would reject (RFC 7323, section 5.3).
+        """
+        for view in flow.ahead:
+            stamps = view.readable_options.timestamps
+            if stamps is not None and distance(stamps[0], tsval) > 0:
+                tsval = stamps[0]
+        return tsval
+
+    def _learn_fast_open(self, flow: Flow, cookie: bytes, accepted: bool, now: float) -> None:
+        if flow.fast_open == "none":
+            return
+        data = flow.fast_open != "request"
+        outcome = Outcome(data, accepted, cookie, lost=flow.attempts > 1)
+        self.memory.fast_open.note_outcome(flow.client[:-2], flow.server, outcome, now)
+
+    def _acknowledge_early(self, flow: Flow, view: SegmentView) -> Iterator[Action]:
+        """Tell the client that the server has what the SYN carried."""
+        if view.ack == flow.held.start:
+            return
+        data = packets.acknowledge_early(flow, view)
+        yield Send(Side.CLIENT, data, "syn_data_acknowledged")
+        for block in flow.duplicates.acknowledged(view.ack):
+            if flow.offer is not None and flow.offer.sack_permitted:
+                yield Send(Side.CLIENT, packets.duplicate_sack(data, *block), "duplicate_sack")
+
+    def keep_ahead(self, flow: Flow, view: SegmentView) -> list[Action]:
+        """Keep data that came before the SYN-ACK: a server that has the request may answer it."""
+        cost = cost_of(view)
+        limits = self.limits
+        kept = sum(map(cost_of, flow.ahead))
+        if (
+            not view.sequence_length
+            or len(flow.ahead) >= _MOST_AHEAD
+            or kept + cost > limits.held_bytes_per_flow
+            or self._table.held_cost + cost > limits.held_bytes_total
+        ):
+            return [Drop("ahead_of_syn_ack")]
+        flow.ahead.append(view)
+        self._table.held_cost += cost
+        return [Drop("held_ahead_of_syn_ack")]
+
+    def deliver_ahead(self, flow: Flow) -> list[Action]:
+        """Send the client what came before the SYN-ACK."""
+        actions: list[Action] = []
+        for view in flow.ahead:
+            self._table.held_cost -= cost_of(view)
+            data = flow.to_client.translate(view.raw[: view.end], view.tcp)
+            actions.append(Send(Side.CLIENT, data, "released_ahead"))
+            if view.flags & FIN:
+                flow.note_fin(Side.SERVER, view.end_seq)
+        flow.ahead.clear()
+        return actions
 
     def syn_ack_report(self, flow: Flow, view: SegmentView, delta: int) -> Report:
         """Return the report of the server's SYN-ACK."""
+        carried = flow.syn_end != flow.held.start
+        accepted = view.ack != flow.held.start
         return report(
             flow,
             "flow.synack_captured",
@@ -273,18 +443,21 @@ class Handshake:
             delta=delta,
             server_rtt_ms=round(flow.server_rtt * 1000, 3),
             options=view.readable_options.describe(),
-            fast_open="none",
+            fast_open="accepted" if accepted else "rejected" if carried else "none",
         )
 
     def established(self, flow: Flow, now: float) -> list[Action]:
         """Both handshakes are complete."""
         assert flow.state is State.ESTABLISHED
         self._table.changed(flow)
-        self._table.set_timer(flow, now + self._limits.idle_timeout_s, now)
+        self._table.set_timer(flow, now + self.limits.idle_timeout_s, now)
         path = "none" if flow.observed else "python"
         return [report(flow, "flow.established", strategy=flow.strategy, data_path=path)]
 
 
 def answers_syn(flow: Flow, view: SegmentView) -> bool:
-    """Tell whether a segment of the server's acknowledges the SYN (RFC 9293, 3.10.7.3)."""
-    return distance(add(flow.isn_client, 1), view.ack) == 0
+    """Tell whether a segment of the server's acknowledges the SYN (RFC 9293, 3.10.7.3).
+
+    With data in the SYN, all of it or a part (RFC 7413, section 4.2.2).
+    """
+    return flow.attempts > 0 and within(view.ack, flow.held.start, flow.syn_end)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 
+from nfq_zerortt.wire.flags import URG
 from nfq_zerortt.wire.seqnum import distance
 from nfq_zerortt.wire.view import SegmentView
 
@@ -78,6 +79,23 @@ class Held:
         self.cost += cost_of(view)
         if distance(self._end, view.end_seq) > 0:
             self._end = view.end_seq
+
+    def first_data(self) -> bytes:
+        """Return the data of the segment that begins right behind the SYN, if it is here.
+
+        Nothing if it is urgent: a SYN cannot say so.
+        """
+        if self._segments and self._segments[0][0] == 0:
+            first = self._segments[0][2]
+            return b"" if first.flags & URG else first.payload
+        return b""
+
+    def first_stamp(self) -> int | None:
+        """Return the TSval of that segment, if it has one."""
+        if self._segments and self._segments[0][0] == 0:
+            stamps = self._segments[0][2].readable_options.timestamps
+            return stamps[0] if stamps else None
+        return None
 
     def release(self) -> list[SegmentView]:
         """Give the segments back in the order of their numbers, and forget them."""

@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nfq_zerortt.core.fast_open import FastOpenMemory
 from nfq_zerortt.core.refusals import Refusals
 
 _KEEP_S = 3600.0
-_MAX_SERVERS = 16384
+MOST = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +37,36 @@ class Server:
 class Memory:
     """The servers met lately, by address and port; bounded, the oldest forgotten first.
 
-    ``refusals``: those that accepted no connection.
+    ``servers``: how each answered the last time; ``refusals``: those that accepted no connection;
+    ``fast_open``: cookies, and who accepts them.
     """
 
     def __init__(self) -> None:
         self.refusals = Refusals()
-        self._servers: OrderedDict[bytes, Server] = OrderedDict()
+        self.fast_open = FastOpenMemory()
+        self.servers: OrderedDict[bytes, Server] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._servers)
+        return len(self.servers)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.servers.clear()
+        self.refusals.clear()
+        self.fast_open.clear()
 
     def recall(self, server: bytes, now: float) -> Server | None:
         """Return what is known of a server, or None; ``server`` is its address and port."""
-        known = self._servers.get(server)
+        known = self.servers.get(server)
         if known is not None and now - known.learned_at > _KEEP_S:
-            del self._servers[server]
+            del self.servers[server]
             return None
         return known
 
     def learn(self, server: bytes, met: Server) -> None:
         """Take in what a SYN-ACK showed."""
         self.refusals.forget(server)
-        self._servers[server] = met
-        self._servers.move_to_end(server)
-        if len(self._servers) > _MAX_SERVERS:
-            self._servers.popitem(last=False)
+        self.servers[server] = met
+        self.servers.move_to_end(server)
+        if len(self.servers) > MOST:
+            self.servers.popitem(last=False)

@@ -20,6 +20,7 @@ from nfq_zerortt.wire.view import SegmentView
 DEFAULT_MSS = 1440
 """Leaves room for timestamps and a Fast Open option in 1500 bytes, and suits most paths."""
 IPV6_MSS = 1420
+ETHERNET_MTU = 1500
 DEFAULT_IPV4_MSS = 536
 DEFAULT_IPV6_MSS = 1220
 _LEAST_MSS = 48
@@ -71,8 +72,21 @@ class Offer:
         return tuple(chosen)
 
 
-def make_offer(client: OptionSet, known: Server | None, now: float, *, ipv6: bool) -> Offer:
-    """Decide what the client is promised, from its own SYN and the server's last SYN-ACK."""
+def make_offer(
+    client: OptionSet,
+    known: Server | None,
+    now: float,
+    *,
+    ipv6: bool,
+    link_mtu: int = ETHERNET_MTU,
+    reserve: int = 0,
+) -> Offer:
+    """Decide what the client is promised, from its own SYN and the server's last SYN-ACK.
+
+    ``link_mtu``: the longest packet that the link towards the server takes, bytes.
+    ``reserve``: bytes by which the client's segments shall be shorter than the server allows,
+    so that the first one fits into a SYN beside further options.
+    """
     denied = (
         {kind for kind, since in known.denied.items() if now - since < _DENIED_S}
         if (known)
@@ -81,7 +95,10 @@ def make_offer(client: OptionSet, known: Server | None, now: float, *, ipv6: boo
     scale = known.window_scale if known else None
     low, high = _WINDOW_SCALES
     return Offer(
-        mss=min(known.mss, MAX_MSS) if known else IPV6_MSS if ipv6 else DEFAULT_MSS,
+        mss=min(
+            _promised_mss(known, reserve, ipv6=ipv6),
+            max(mss_for(link_mtu, ipv6=ipv6) - reserve, _LEAST_MSS),
+        ),
         window=(known.window if known else 0) or DEFAULT_WINDOW,
         window_scale=(
             None
@@ -93,6 +110,12 @@ def make_offer(client: OptionSet, known: Server | None, now: float, *, ipv6: boo
         sack_permitted=client.sack_permitted and opt.SACK_PERMITTED not in denied,
         timestamps=client.timestamps is not None and opt.TIMESTAMPS not in denied,
     )
+
+
+def _promised_mss(known: Server | None, reserve: int, *, ipv6: bool) -> int:
+    if known is None:
+        return IPV6_MSS if ipv6 else DEFAULT_MSS
+    return max(min(known.mss, MAX_MSS) - reserve, min(known.mss, _LEAST_MSS))
 
 
 def learned_from(
@@ -127,6 +150,11 @@ def learned_from(
         rtt=rtt,
         learned_at=now,
     )
+
+
+def mss_for(mtu: int, *, ipv6: bool) -> int:
+    """Return the MSS that fills packets of ``mtu`` bytes (RFC 9293, section 3.7.1)."""
+    return mtu - (60 if ipv6 else 40)
 
 
 def mss_of(options: OptionSet, *, ipv6: bool) -> int:

@@ -24,6 +24,7 @@ from nfq_zerortt.wire.flags import ACK, RST, SYN
 from nfq_zerortt.wire.seqnum import add, within
 from nfq_zerortt.wire.view import SegmentView
 
+_SILENT_AFTER = 4  # SYNs: after 2.75 s, if the server is not far away
 _PATIENCE_S = 64.0
 """How long a server may take to answer a SYN whose client is gone."""
 
@@ -67,13 +68,21 @@ class Opening:
         if flow.state is State.ABORTED:
             return [Drop("aborted")]
         if view.ack != add(flow.isn_spoofed, 1):
-            return [Drop("unexpected_ack")]
+            if flow.state is not State.SPOOFED:
+                return [Drop("unexpected_ack")]
+            # Whoever has just sent a SYN acknowledges nothing but its answer, or resets it
+            # (RFC 9293, section 3.10.7.3). So either this is a stranger's, or there is another
+            # connection and the SYN was a stranger's: let it pass, and wait for our ACK.
+            flow.doubtful = True
+            return [Accept("other_connection")]
         if flow.state is State.ANSWERED:
             return self._complete(flow, view, now)
         if flow.state is State.SPOOFED:
             flow.apply(Event.CLIENT_ACK)
             self._moves.confirmed(flow, now)
-            self._table.set_timer(flow, flow.syn_sent_at + self._moves.syn_wait(flow, now), now)
+            if flow.attempts:
+                again = flow.syn_sent_at + self._moves.syn_wait(flow, now)
+                self._table.set_timer(flow, again, now)
         return self._strategy_of(flow).on_early(flow, view, now)
 
     def _observed_client(self, flow: Flow, view: SegmentView, now: float) -> Actions:
@@ -114,9 +123,12 @@ class Opening:
                 *self._endings.reset(flow, Event.CLIENT_RST, now),
             ]
         flow.apply(Event.CLIENT_RST)
+        said = report(flow, "flow.reset", reason="client_reset", by="client")
+        if not flow.attempts:  # and the server need never know
+            return [Drop("reset"), said, *self._endings.abandon(flow, "client_reset")]
         self._endings.drop_held(flow)
         self._table.set_timer(flow, now + _PATIENCE_S, now)
-        return [Drop("reset"), report(flow, "flow.reset", reason="client_reset", by="client")]
+        return [Drop("reset"), said]
 
     def _may_be_the_clients(self, flow: Flow, seq: int) -> bool:
         """Tell whether a RST lies in the window that the client was promised (RFC 5961, 3.2)."""
@@ -150,6 +162,8 @@ class Opening:
         if not answer:
             return self._remnant(flow, view, now)
         if not flags & SYN:
+            if flow.state is State.HOLDING and flow.syn_end != flow.held.start:
+                return self._moves.keep_ahead(flow, view)
             return [Drop("ahead_of_syn_ack")]
         if flow.state is State.ANSWERED:
             return self._second_syn_ack(flow, view)
@@ -168,6 +182,10 @@ class Opening:
         As the client would (RFC 9293, section 3.10.7.3); and, as Linux does, the SYN that the
         server took for that connection's is repeated right behind the RST, once.
         """
+        if flow.state is State.SPOOFED:
+            # Not before the client has said that the SYN was its own: a RST with the number that
+            # the server waits for must not come of a stranger's SYN.
+            return [Accept("other_connection") if flow.doubtful else Drop("unacceptable_ack")]
         reset = packets.reset_server(flow, view.ack)
         actions: list[Action] = [
             Drop("unacceptable_ack"),
@@ -194,11 +212,14 @@ class Opening:
             ended = self._endings.reset(flow, Event.SERVER_RST, now)
             return [Replace(data, "reset"), *ended]
         if not answer:
-            return [Drop("reset_out_of_window")]
+            doubtful = flow.state is State.SPOOFED and flow.doubtful
+            return [Accept("other_connection") if doubtful else Drop("reset_out_of_window")]
         if flow.state is State.ABORTED:
             ended = self._endings.close(flow, Event.SERVER_RST, "client_reset")
             return [Drop("reset"), *ended]
-        self._moves.leave_alone(flow, "refused_lately", now)
+        if not (flow.ahead or (view.seq and flow.syn_end != flow.held.start)):
+            # Else it had accepted, and its SYN-ACK is lost: a RST for a SYN alone has SEQ 0.
+            self._moves.leave_alone(flow, "refused_lately", now)
         return [
             Drop("refused"),
             Send(Side.CLIENT, packets.reset_client(flow), "refused"),
@@ -223,7 +244,9 @@ class Opening:
 
     def due(self, flow: Flow, now: float) -> Iterator[Action]:
         """Do what the flow's timer was set for."""
-        if flow.state is State.HOLDING:
+        if not flow.attempts:
+            yield from self._moves.send_kept_syn(flow, now)
+        elif flow.state is State.HOLDING:
             yield from self._server_is_silent(flow, now)
         elif flow.state in (State.SPOOFED, State.ANSWERED) and not flow.observed:
             yield from self._client_is_silent(flow, now)
@@ -231,11 +254,13 @@ class Opening:
             yield from self._endings.close(flow, Event.TIMEOUT, "timeout")
 
     def _server_is_silent(self, flow: Flow, now: float) -> Iterator[Action]:
+        if flow.attempts == min(_SILENT_AFTER, self._limits.syn_retries + 1):
+            # It may still come; but no more clients shall be told that they are connected.
+            self._moves.leave_alone(flow, "no_answer_lately", now)
         if flow.attempts <= self._limits.syn_retries:
             yield from self._moves.repeat_syn(flow, now)
             self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
             return
-        self._moves.leave_alone(flow, "no_answer_lately", now)
         yield Send(Side.CLIENT, packets.reset_client(flow), "no_answer")
         yield report(flow, "flow.reset", reason="no_answer", by="clientnic")
         yield from self._endings.close(flow, Event.TIMEOUT, "no_answer")
@@ -244,12 +269,12 @@ class Opening:
         """Our SYN-ACK or the client's ACK was lost, or there is no client."""
         deadline = flow.created + self._limits.half_open_timeout_s
         if now < deadline:
-            yield from self._moves.repeat_syn_ack(flow, now)
+            if not flow.doubtful:
+                yield from self._moves.repeat_syn_ack(flow, now)
             again = now + self._moves.syn_ack_wait(flow)
             self._table.set_timer(flow, min(again, deadline), now)
             return
         if flow.state is State.ANSWERED:
-            reset = packets.reset_server(flow, flow.held.start)
+            reset = packets.reset_server(flow, flow.to_client.last_ack)
             yield Send(Side.SERVER, reset, "client_silent")
         yield from self._endings.close(flow, Event.TIMEOUT, "timeout")
-

@@ -12,7 +12,7 @@ from nfq_zerortt.wire.checksum import tcp_checksum, updated
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import ACK, ECN, FIN, PSH, RST, SYN, URG
 from nfq_zerortt.wire.segment import Segment
-from nfq_zerortt.wire.seqnum import add
+from nfq_zerortt.wire.seqnum import add, distance
 from nfq_zerortt.wire.view import TCP_HEADER, SegmentView, look
 
 
@@ -129,6 +129,76 @@ def server_syn(syn: SegmentView, offer: Offer) -> bytes:
     return bytes(raw)
 
 
+def syn_with(syn: bytes, cookie: bytes, data: bytes, mss: int) -> tuple[bytes, int] | None:
+    """Return a SYN with a Fast Open option and as much of ``data`` as fits, and how much that is.
+
+    ``syn`` is the plain SYN, ``cookie`` may be empty (RFC 7413, section 4.1.1), ``mss`` is the
+    server's: it counts options and data (RFC 9293, section 3.7.1). None if there is no room for
+    the option.
+    """
+    plain = Segment.parse(syn)
+    added = (opt.FAST_OPEN, cookie)
+    padding = (opt.NOP_OPTION,) * (-len(cookie) - 2 & 3)
+    kept = tuple(option for option in plain.options if option[0] != opt.END)
+    if sum(map(opt.size, (*kept, added, *padding))) > opt.MAX_OPTIONS_LENGTH:
+        kept = tuple(option for option in kept if option[0] != opt.NOP)
+        left = opt.MAX_OPTIONS_LENGTH - sum(map(opt.size, (*kept, added)))
+        if left < 0:
+            return None
+        padding = (opt.NOP_OPTION,) * (left & 3)
+    options = (*kept, *padding, added)
+    room = max(mss - len(opt.emit(options)), 0)
+    taken = data[:room]
+    return replace(plain, options=options, payload=taken).emit(), len(taken)
+
+
+def acknowledge_early(flow: Flow, syn_ack: SegmentView) -> bytes:
+    """Build the ACK for data that the SYN carried: the client knows nothing of the SYN-ACK.
+
+    It echoes the timestamp of the data, from which the client learns the true round trip
+    (RFC 7323, section 4.1). Its own is the spoofed SYN-ACK's, so that no data is older.
+    """
+    options: opt.Options = ()
+    stamps = syn_ack.readable_options.timestamps
+    if flow.offer is not None and flow.offer.timestamps and stamps is not None:
+        first = flow.held.first_stamp()
+        options = (
+            opt.NOP_OPTION,
+            opt.NOP_OPTION,
+            opt.timestamps(flow.tsval_spoofed, stamps[1] if first is None else first),
+        )
+    field = syn_ack.window >> flow.to_client.scale  # never scaled in a SYN-ACK
+    if syn_ack.window:
+        field = max(field, 1)  # rounding must not close it
+    return to_client(
+        flow,
+        seq=add(flow.isn_spoofed, 1),
+        ack=syn_ack.ack,
+        flags=ACK,
+        window=flow.to_client.rescaled(field),
+        options=options,
+    )
+
+
+def trimmed(view: SegmentView, start: int) -> SegmentView:
+    """Return the segment without what it has before the sequence number ``start``.
+
+    A segment whose options cannot be read is returned whole: the server takes what it lacks.
+    """
+    cut = distance(view.seq, start)
+    if cut <= 0:
+        return view
+    try:
+        whole = Segment.from_view(view)
+    except WireError:
+        return view
+    urgent = max(whole.urgent - cut, 0)
+    flags = whole.flags if urgent else whole.flags & ~URG
+    return look(
+        replace(whole, seq=start, payload=whole.payload[cut:], flags=flags, urgent=urgent).emit()
+    )
+
+
 def duplicate_sack(acknowledgement: bytes, start: int, end: int) -> bytes:
     """Build a pure ACK that tells the client of a needless retransmission (RFC 2883, 4.1).
 
@@ -149,16 +219,18 @@ def duplicate_sack(acknowledgement: bytes, start: int, end: int) -> bytes:
     ).emit()
 
 
-def bare_ack(packet: bytes) -> bytes:
+def bare_ack(packet: bytes, seq: int | None = None) -> bytes:
     """Return the acknowledgement that a segment carries, without its data.
 
-    With options that cannot be read, the segment is returned as it is.
+    ``seq`` replaces its sequence number. With options that cannot be read, the segment is
+    returned as it is.
     """
     try:
         whole = Segment.parse(packet)
     except WireError:
         return packet
-    return replace(whole, flags=ACK, payload=b"", urgent=0).emit()
+    number = whole.seq if seq is None else seq
+    return replace(whole, seq=number, flags=ACK, payload=b"", urgent=0).emit()
 
 
 def split(packet: bytes, limit: int) -> list[bytes]:

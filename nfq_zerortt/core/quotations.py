@@ -16,6 +16,7 @@ from nfq_zerortt.core.flow import Flow, Path
 from nfq_zerortt.core.handshake import Handshake, report
 from nfq_zerortt.core.states import HALF_OPEN, TRANSLATING, Event, State
 from nfq_zerortt.wire.icmp import Kind, QuotedSegment
+from nfq_zerortt.wire.seqnum import within
 
 
 class Quotations:
@@ -43,7 +44,7 @@ class Quotations:
 
     def _renumbered(self, path: Path, error: QuotedSegment) -> Actions:
         flow = path.flow
-        if error.kind is Kind.TOO_BIG and flow.quiet_until:
+        if error.kind is Kind.TOO_BIG and flow.quiet_until and self._is_sent(path, error.seq):
             # The client sends early data again in smaller pieces, and that is no repetition.
             flow.quiet_until = 0.0
             flow.duplicates.forget()
@@ -52,11 +53,21 @@ class Quotations:
         data = error.renumbered(-direction.seq_shift, -direction.ack_shift)
         return [Replace(data, "quotation_renumbered")]
 
+    @staticmethod
+    def _is_sent(path: Path, seq: int) -> bool:
+        """Whether the client sent it and has no acknowledgement yet (RFC 5927, section 4.1)."""
+        sent = path.direction
+        unacknowledged = within(seq, sent.other.last_ack, sent.next_seq)
+        return path.side is Side.CLIENT and unacknowledged
+
     def _about_the_syn(self, flow: Flow, error: QuotedSegment, now: float) -> Actions:
         assert flow.state in HALF_OPEN
-        if error.kind is not Kind.UNREACHABLE:
+        if error.kind is Kind.TOO_BIG and flow.attempts == 1 and flow.syn_end != flow.held.start:
+            return [Drop("syn_too_big"), *self._moves.repeat_syn(flow, now)]
+        if error.kind not in (Kind.UNREACHABLE, Kind.EXPIRED):
             return [Accept("icmp_soft")]
-        self._moves.leave_alone(flow, "unreachable_lately", now)
+        if error.kind is Kind.UNREACHABLE:
+            self._moves.leave_alone(flow, "unreachable_lately", now)
         actions: list[Action] = [Drop("unreachable")]
         if flow.state is not State.ABORTED:
             actions += [

@@ -51,7 +51,7 @@ class Stream:
             if flow.state is State.CLOSING:
                 self._endings.expect(flow, now)
         if flags & RST:
-            if flow.state not in ENDED and flow.in_window(side, view.seq):
+            if flow.state not in ENDED and flow.is_exact(side, view.seq):
                 event = Event.CLIENT_RST if side is Side.CLIENT else Event.SERVER_RST
                 actions += self._endings.reset(flow, event, now)
         elif flow.state is State.CLOSING and flow.fins_acknowledged():
@@ -155,7 +155,7 @@ class Stream:
         data = flow.to_server.translate(again.raw[: again.end], again.tcp)
         return [
             Drop("syn_ack_repeated"),
-            Send(Side.SERVER, packets.bare_ack(data), "ack_repeated"),
+            Send(Side.SERVER, packets.bare_ack(data, view.ack), "ack_repeated"),
         ]
 
 

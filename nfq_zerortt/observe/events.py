@@ -7,6 +7,8 @@ LEVELS = {
     "service.stopped": "info",
     "service.data_path": "info",
     "service.warning": "warning",
+    "service.learned_restored": "info",
+    "service.learned_cleared": "info",
     "service.reloaded": "info",
     "service.reload_failed": "error",
     "service.fault": "error",

@@ -28,13 +28,13 @@ class Kind(enum.Enum):
     """What an error says about the segment that it quotes."""
 
     UNREACHABLE = "not delivered"
+    EXPIRED = "its time to live has run out"
     TOO_BIG = "too big for the next link"
     OTHER = "its header is wrong"
 
 
-# Time exceeded counts as unreachable, as a TCP that is connecting sees it (RFC 5461, section 3).
-_KINDS_V4 = {3: Kind.UNREACHABLE, 11: Kind.UNREACHABLE, 12: Kind.OTHER}
-_KINDS_V6 = {1: Kind.UNREACHABLE, 2: Kind.TOO_BIG, 3: Kind.UNREACHABLE, 4: Kind.OTHER}
+_KINDS_V4 = {3: Kind.UNREACHABLE, 11: Kind.EXPIRED, 12: Kind.OTHER}
+_KINDS_V6 = {1: Kind.UNREACHABLE, 2: Kind.TOO_BIG, 3: Kind.EXPIRED, 4: Kind.OTHER}
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,12 @@ def emit(options: Options) -> bytes:
     return packed
 
 
+def size(option: Option) -> int:
+    """Return how many bytes an option takes on the wire."""
+    kind, data = option
+    return 1 + len(data) if kind in (NOP, END) else 2 + len(data)
+
+
 def mss(value: int) -> Option:
     """Return a Maximum Segment Size option; ``value`` in bytes."""
     return MSS, struct.pack(">H", value)

@@ -4,19 +4,25 @@ A connection is played once (:mod:`tests.core.model`), and what ClientNIC saw of
 with some of its packets changed, repeated or left out: with the checksum as it was, as a bad link
 does it, or with one that is right, as a mad host or an attacker on the path does it. There is no
 connection left to complete then, but no exception may come, each packet gets one verdict, the
-account stays true, and in the end nothing is left.
+account stays true, and in the end nothing is left. Like the games of test_stateful.py, the changes
+are the same each time, unless ``FUZZ=deep`` is in the environment.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nfq_zerortt.core.actions import Side
+from nfq_zerortt.core.admission import Policy
+from tests.core.model.fast_open import FastOpen
+from tests.core.model.game import Source
 from tests.core.model.mutation import KINDS, mended, mutated
 from tests.core.model.tcp import Profile
 from tests.core.model.world import START, Faults, World
@@ -27,12 +33,30 @@ PROFILES = (Profile(), Profile(mss=536, scale=None, sack=False), Profile(stamps=
 Packet = tuple[float, Side, bytes]
 
 
+SETTINGS = (
+    (Policy("hold"), FastOpen()),
+    (Policy("fastopen"), FastOpen(any_data=True, most=900)),
+    (Policy("fastopen"), FastOpen(cookies=True)),
+)
+FATES = ("ok", "lose", "ok", "late", "ok", "double")
+WAYS = (*KINDS, "repeat", "leave out")
+TIMES = 450
+
+
+def a_world(setting: int, profile: int = 0) -> World:
+    policy, fast_open = SETTINGS[setting]
+    return World(
+        policy=policy, server=PROFILES[profile], fast_open=replace(fast_open, given={}), answer=700
+    )
+
+
 @functools.cache
-def recorded(family: int, profile: int, *, bad: bool) -> tuple[Packet, ...]:
+def recorded(family: int, profile: int, setting: int, *, bad: bool) -> tuple[Packet, ...]:
     """Return what ClientNIC sees of three connections; of the last, the client dies."""
-    world = World(server=PROFILES[profile])
+    world = a_world(setting, profile)
     if bad:
         world.make_bad(Faults(lose=0.2, double=0.1, late=0.1), 7)
+        world.handshake_fates.extend(FATES)
     for number in range(3):
         tcp = world.connect(40_001 + number, family=family, profile=PROFILES[number])
         assert tcp is not None
@@ -50,42 +74,31 @@ def recorded(family: int, profile: int, *, bad: bool) -> tuple[Packet, ...]:
     return tuple(world.trace)
 
 
-changes = st.lists(
-    st.tuples(
-        st.integers(0, 200),  # how many packets go by before
-        st.sampled_from((*KINDS, "repeat", "leave out")),
-        st.integers(0, 0xFFFF),
-        st.integers(0, 0xFFFF),
-        st.booleans(),  # with a checksum that is right
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
-@given(st.sampled_from([4, 6]), st.integers(0, 2), st.booleans(), changes)
-@settings(
-    max_examples=20_000 if DEEP else 300,
-    derandomize=not DEEP,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-def test_changed_packets_are_dealt_with(
-    family: int, profile: int, bad: bool, wanted: list[tuple[int, str, int, int, bool]]
-) -> None:
-    packets = list(recorded(family, profile, bad=bad))
+def changed(packets: list[Packet], source: Source) -> list[Packet]:
+    """Return the packets with some of them changed, as ``source`` says."""
     position = 0
-    for skip, kind, place, value, mend in wanted:
-        position = (position + skip) % len(packets)
+    while not source.is_empty:
+        position = (position + source.number(0, 200)) % len(packets)
+        way, place, value = source.choice(WAYS), source.number(0, 65535), source.number(0, 65535)
         at, side, raw = packets[position]
-        if kind == "leave out" and len(packets) > 1:
-            del packets[position]
+        if way == "leave out":
+            if len(packets) > 1:
+                del packets[position]
             continue
-        changed = raw if kind == "repeat" else mutated(raw, kind, place, value)
-        packets.insert(position, (at, side, mended(changed) if mend else changed))
+        new = raw if way == "repeat" else mutated(raw, way, place, value)
+        if source.number(0, 1):
+            new = mended(new)
+        packets.insert(position, (at, side, new))
         position += 1
-    world = World()
+    return packets
+
+
+def play_changed(data: bytes) -> None:
+    source = Source(data)
+    family, profile = source.choice((4, 6)), source.choice((0, 1, 2))
+    setting, bad = source.choice((0, 1, 2)), bool(source.number(0, 1))
+    packets = changed(list(recorded(family, profile, setting, bad=bad)), source)
+    world = a_world(setting)
     world.damaged = True
     for at, side, raw in packets:
         world.run(max(at - world.now, 0.0))
@@ -93,10 +106,32 @@ def test_changed_packets_are_dealt_with(
     world.fall_silent()
 
 
+def test_changed_packets_are_dealt_with() -> None:
+    for number in range(TIMES):
+        dice = random.Random(number)
+        data = dice.randbytes(dice.randint(8, 90))
+        try:
+            play_changed(data)
+        except Exception as error:
+            error.add_note(f"the changes: {data.hex()}")
+            raise
+
+
+if DEEP:
+
+    @given(st.binary(min_size=8, max_size=90))
+    @settings(
+        max_examples=20_000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    def test_new_changes_are_dealt_with(data: bytes) -> None:
+        play_changed(data)
+
+
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_is_recorded_is_what_it_says(family: int) -> None:
+@pytest.mark.parametrize("setting", range(len(SETTINGS)))
+def test_what_is_recorded_is_what_it_says(family: int, setting: int) -> None:
     """The packets above are of three whole connections, or the test would test little."""
-    packets = recorded(family, 0, bad=False)
+    packets = recorded(family, 0, setting, bad=False)
     assert len(packets) > 30
     assert packets[0][0] > START
     assert {side for _, side, _ in packets} == set(Side)

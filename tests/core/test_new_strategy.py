@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nfq_zerortt.config import Limits
+from nfq_zerortt.core.admission import Policy
 from tests.scenarios.script import Numbers, Run
 
 BEGUN = """\
@@ -28,6 +29,6 @@ def test_hold_goes_on_after_a_change_to_observe() -> None:
     run = Run(Numbers(c=1_000_000, r=3_000_000_000))
     assert run.play(BEGUN) == BEGUN
     assert run.engine is not None
-    run.engine.configure("observe", Limits())
+    run.engine.configure(Policy("observe"), Limits())
     assert run.play(WENT_ON) == WENT_ON
     assert run.play(NEW) == NEW

@@ -4,6 +4,7 @@ A script is a text file. Its header says in comments what it shows. Then::
 
     strategy hold                      (may be left out)
     limits syn_retries=2               (may be left out)
+    link 9000                          (the MTU towards the server; may be left out)
 
     >> 0 client SYN C win 64240 <mss 1460 sackOK ts TC/0 ws 7>
     << client SYN,ACK S ack C+1 win 64240 <mss 1440 sackOK ts TS/TC nop ws 7>
@@ -30,7 +31,8 @@ What comes from the client has numbers of its own, so the runner can check a
 script with any ISNs: each runs also where every number wraps around.
 
 The options are ``mss 1460``, ``ws 7``, ``sackOK``, ``ts TC/0`` (TSval/TSecr),
-``sack S+1:S+11,S+21:S+31``, ``nop``, and ``kind N:hex`` for any other: its number
+``sack S+1:S+11,S+21:S+31``, ``cookie 0123456789abcdef`` (Fast Open; ``-`` for an empty one),
+``nop``, and ``kind N:hex`` for any other: its number
 and its data.
 
 After ``<<`` stands ``pass`` (replaced and passed on), ``accept`` (passed
@@ -50,8 +52,10 @@ from pathlib import Path
 
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core.actions import Accept, Actions, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
+from nfq_zerortt.core.negotiation import ETHERNET_MTU
 from nfq_zerortt.wire import flags as fl
 from nfq_zerortt.wire import options as opt
 from nfq_zerortt.wire.errors import NotTcpError
@@ -112,6 +116,7 @@ class Run:
             "TC": self.numbers.tc,
             "TR": self.numbers.tr,
         }
+        self.link_mtu = ETHERNET_MTU
         self.now = START
         self.port = CLIENT_PORT
         self.answered: dict[int, int] = {}
@@ -127,12 +132,18 @@ class Run:
             elif words[0] == "strategy":
                 self.strategy = words[1]
                 lines.append(line)
+            elif words[0] == "link":
+                self.link_mtu = int(words[1])
+                lines.append(line)
             elif words[0] == "limits":
                 self.limits = {k: int(v) for k, v in (word.split("=") for word in words[1:])}
                 lines.append(line)
             elif words[0] == ">>":
                 if self.engine is None:
-                    self.engine = Engine(self.strategy, Limits(**self.limits), SECRET)
+                    limits = Limits(**self.limits)
+                    self.engine = Engine(self.strategy, limits, SECRET)
+                    self.engine.link_mtu = self.link_mtu
+                    self.engine.configure(Policy(self.strategy), limits)
                 lines.append(line)
                 lines += [f"<< {said}" for said in self._step(self.engine, line)]
             elif words[0] != "<<":
@@ -168,7 +179,7 @@ class Run:
         from_client = side is Side.CLIENT
         seq = self._number(found["seq"])
         length = int(found["length"] or 0)
-        first = self._position(seq, "C" if from_client else "R")
+        first = self._position(seq, "C" if from_client else "R") + ("SYN" in found["flags"])
         return Segment(
             src=self.client if from_client else self.server,
             dst=self.server if from_client else self.client,
@@ -209,6 +220,8 @@ class Run:
             elif word == "sack":
                 blocks = [block.split(":") for block in next(words).split(",")]
                 options.append(opt.sack(*((self._number(a), self._number(b)) for a, b in blocks)))
+            elif word == "cookie":
+                options.append((opt.FAST_OPEN, bytes.fromhex(next(words).strip("-"))))
             elif word == "kind":
                 kind, _, data = next(words).partition(":")
                 options.append((int(kind), bytes.fromhex(data)))
@@ -275,6 +288,7 @@ class Run:
         if segment.payload:
             parts.append(f"len {len(segment.payload)}")
             first = self._position(segment.seq, server_letter if to_client else "C")
+            first += bool(segment.flags & fl.SYN)
             right = pattern(first, len(segment.payload))
             assert segment.payload == right or not self.check_payload, "payload changed"
         parts.append(f"win {segment.window}")
@@ -319,6 +333,8 @@ class Run:
                         f"{self._relative(a, edge)}:{self._relative(b, edge)}" for a, b in blocks
                     )
                 )
+            elif kind == opt.FAST_OPEN:
+                words.append(f"cookie {data.hex() or '-'}")
             elif kind != opt.END:
                 words.append(f"kind {kind}:{data.hex()}")
         return " ".join(words)

@@ -15,6 +15,8 @@ from typing import Protocol
 from nfq_zerortt.core.actions import Action
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handshake import Handshake
+from nfq_zerortt.core.strategies.auto import Auto
+from nfq_zerortt.core.strategies.fastopen import FastOpen
 from nfq_zerortt.core.strategies.hold import Hold
 from nfq_zerortt.core.strategies.observe import Observe
 from nfq_zerortt.wire.view import SegmentView
@@ -47,13 +49,12 @@ class Strategy(Protocol):
 
 
 def by_name(name: str, handshake: Handshake) -> Strategy:
-    """Return the strategy of that name; ``auto`` begins with hold, and today stays with it.
+    """Return the strategy of that name.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if name in ("hold", "auto"):
-        return Hold(handshake)
-    if name == "observe":
-        return Observe(handshake)
+    for strategy in (Auto, FastOpen, Hold, Observe):
+        if strategy.name == name:
+            return strategy(handshake)
     raise ValueError(f"no strategy {name!r}")

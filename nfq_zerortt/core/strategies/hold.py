@@ -40,4 +40,5 @@ class Hold:
         if flow.state is State.ESTABLISHED:
             actions += self._moves.established(flow, now)
             actions += self._moves.release(flow, now)
+            actions += self._moves.deliver_ahead(flow)
         return actions

@@ -6,17 +6,32 @@ bytes says, for the coverage-guided run in fuzz/ and for replaying what that fou
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core.actions import Side
+from nfq_zerortt.core.admission import Policy
+from nfq_zerortt.core.states import ENDED, HALF_OPEN, State
+from nfq_zerortt.destinations import Destination
+from nfq_zerortt.ports import PortSet
 from nfq_zerortt.wire import flags as fl
 from nfq_zerortt.wire.segment import Segment
 from nfq_zerortt.wire.seqnum import add
+from tests.core.model.fast_open import FastOpen
 from tests.core.model.mutation import KINDS, mutated
 from tests.core.model.tcp import Profile, Tcp
-from tests.core.model.world import CLOSED_PORT, OPEN_PORT, Faults, World
+from tests.core.model.world import (
+    CLOSED_PORT,
+    OPEN_PORT,
+    OTHER_PORT,
+    SERVER_ADDRESSES,
+    SPEAKING_PORT,
+    Faults,
+    World,
+)
 
 PROFILES = (
     Profile(),
@@ -36,18 +51,55 @@ CHANGES: tuple[dict[str, int], ...] = (
     {"max_half_open": 1},
     {"held_bytes_per_flow": 4000},
     {"held_bytes_total": 5000},
-    {"syn_retries": 3, "time_wait_s": 5, "reset_linger_s": 1},
+    {"syn_retries": 6, "time_wait_s": 5, "reset_linger_s": 1},
     {"idle_timeout_s": 900, "half_open_timeout_s": 4},
+    {"fast_open_wait_ms": 0},
+    {"fast_open_wait_ms": 1},
+    {"fast_open_wait_ms": 200, "held_bytes_per_flow": 9000},
+    {"fast_open_wait_ms": 1000},
 )
-STRATEGIES = ("hold", "hold", "observe", "auto")
-PORTS = (40_001, 40_002, 40_003)
-TARGETS = (OPEN_PORT, OPEN_PORT, OPEN_PORT, CLOSED_PORT)
+_SERVER_4 = ipaddress.ip_network(SERVER_ADDRESSES[4])
+POLICIES = (
+    Policy("fastopen"),
+    Policy("auto"),
+    Policy("hold"),
+    Policy("auto", fast_open_ports=PortSet.parse(f"{SPEAKING_PORT},{OTHER_PORT}")),
+    Policy("observe"),
+    Policy("auto", (Destination("fastopen", (_SERVER_4,)),)),
+    Policy("hold", (Destination("auto", ports=PortSet.parse(str(OPEN_PORT))),)),
+    Policy("fastopen", (Destination("direct", (_SERVER_4,)),)),
+    Policy("observe", (Destination("fastopen", ports=PortSet.parse(str(OTHER_PORT))),)),
+)
+SERVERS = (
+    FastOpen(cookies=True),
+    FastOpen(any_data=True),
+    FastOpen(),
+    FastOpen(any_data=True, most=50),
+    FastOpen(cookies=True, full_every=2),
+    FastOpen(any_data=True, full_every=3),
+    FastOpen(any_data=True, eaten="data"),
+    FastOpen(cookies=True, eaten="option"),
+)
+PORTS = (40_001, 40_002, 40_003, 40_004)
+TARGETS = (OPEN_PORT, OPEN_PORT, OPEN_PORT, OPEN_PORT, OTHER_PORT, SPEAKING_PORT, CLOSED_PORT)
 FAMILIES = (4, 6)
 DELAYS = (0.02, 0.0005, 0.15, 0.6)
 ISNS = (0xFFFF_0000, 5, 0x7FFF_FF00)
 WAITS = (0.0004, 0.001, 0.01, 0.05, 0.3, 1.0, 2.5, 8.0, 70.0)
 SIZES = (1, 100, 1400, 6000, 40_000)
 ANSWERS = (0, 20_000, 300)
+_VISITORS = 41_000
+_SOON_S = 0.002
+_ENDINGS = {"at once": 0.0, "soon": 0.1, "later": 2.0, "late": 70.0}
+ENDINGS = (*_ENDINGS, "open", "abort")
+HANDSHAKES: tuple[tuple[str, ...], ...] = (
+    (),
+    (),
+    ("ok", "lose"),
+    ("ok", "lose", "lose", "lose"),
+    ("ok", "ok", "lose", "ok", "lose"),
+    ("double", "late"),
+)
 FATES = ("ok", "lose", "double", "late")
 LOSSES = (0.0, 0.05, 0.3, 1.0)
 BLIND_FLAGS = (
@@ -65,6 +117,12 @@ ENDING_FLAGS = BLIND_FLAGS[:4]
 NEAREST, FURTHEST = 0x2000_0000, 0xE000_0000
 """How far a stranger's guess is from the true number: outside every window that there can be."""
 
+VISITS = (21, 22, 23, 23, 23, 24, 8)
+FAIR_MOVES = (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 14, 20, 21, 22, 24)
+MOVES = (*FAIR_MOVES, 5, 23, 11, 12, 13, 15, 16, 17, 18, 19)
+"""The numbers of all moves, see :func:`_move`; the fair ones break nothing off, and visits are
+little else than handshakes."""
+
 T = TypeVar("T")
 
 
@@ -78,20 +136,23 @@ class Game:
 
     def __init__(
         self,
-        strategy: str,
+        policy: Policy,
         changes: dict[str, int],
         server: Profile,
         delay: float,
         isn: int,
         answer: int,
+        fast_open: FastOpen,
     ) -> None:
+        self._visits = 0
         self.world = World(
-            strategy=strategy,
+            policy=policy,
             limits=limits_of(changes),
             server=server,
             delay=delay,
             isn=isn,
             answer=answer,
+            fast_open=replace(fast_open, given={}),
         )
 
     def pick(self, number: int) -> Tcp | None:
@@ -107,6 +168,35 @@ class Game:
         tcp = self.world.connect(port, to=to, family=family, profile=profile)
         if tcp is not None and size:
             tcp.write(size, self.world.now)
+
+    def visit(
+        self, fates: tuple[str, ...], wait: float, size: int, answer: int, ending: str
+    ) -> None:
+        """A client with a port of its own connects, and speaks ``wait`` seconds later.
+
+        ``fates``: what becomes of the handshake on the WAN; ``ending`` names how it ends.
+        """
+        world = self.world
+        self._visits += 1
+        port, family = _VISITORS + self._visits, FAMILIES[self._visits % 3 == 0]
+        world.handshake_fates.extend(fates)
+        tcp = world.connect(port, to=OPEN_PORT, family=family)
+        if tcp is None:
+            return
+        if wait:
+            world.run(wait)
+        tcp.write(size, world.now)
+        world.run(world.delay + _SOON_S)
+        for end in world.ends_of(tcp):
+            end.write(answer, world.now)
+        if ending == "abort":
+            world.run(world.delay + _SOON_S)
+            tcp.abort(world.now)
+        elif ending != "open":
+            world.run(_ENDINGS[ending])
+            tcp.close(world.now)
+            for end in world.ends_of(tcp):
+                end.close(world.now)
 
     def write(self, number: int, size: int) -> None:
         """An application sends."""
@@ -146,20 +236,23 @@ class Game:
         if not ends:
             return
         tcp = ends[number % len(ends)]
-        self.world.inject(
-            Segment(
-                src=tcp.local[0],
-                sport=tcp.local[1],
-                dst=tcp.peer[0],
-                dport=tcp.peer[1],
-                seq=add(tcp.iss, off_seq),
-                ack=add(tcp.irs or 0, off_ack) if flags & fl.ACK else 0,
-                flags=flags,
-                window=1000,
-                payload=bytes(length),
-            ).emit(),
-            Side.CLIENT if tcp.is_client else Side.SERVER,
-        )
+        raw = Segment(
+            src=tcp.local[0],
+            sport=tcp.local[1],
+            dst=tcp.peer[0],
+            dport=tcp.peer[1],
+            seq=add(tcp.iss, off_seq),
+            ack=add(tcp.irs or 0, off_ack) if flags & fl.ACK else 0,
+            flags=flags,
+            window=1000,
+            payload=bytes(length),
+        ).emit()
+        flow = self.world.engine.find(raw)
+        gone = flow is None or flow.state in ENDED or (flow.observed and flow.state in HALF_OPEN)
+        spoofed = flow is not None and flow.state is State.SPOOFED and flags & fl.ACK
+        if tcp.is_client and ((flags & fl.SYN and gone) or spoofed):
+            self.world.hit.add(tcp.name)
+        self.world.inject(raw, Side.CLIENT if tcp.is_client else Side.SERVER)
 
     def damage(self, number: int, kind: str, place: int, value: int) -> None:
         """A packet seen before comes again, damaged on its way (its checksum shows it)."""
@@ -173,9 +266,16 @@ class Game:
 
     # --- the operator ---------------------------------------------------------------------
 
-    def configure(self, strategy: str, changes: dict[str, int]) -> None:
+    def configure(self, policy: Policy, changes: dict[str, int]) -> None:
         """The configuration is read again."""
-        self.world.configure(strategy, limits_of(changes))
+        self.world.configure(policy, limits_of(changes))
+
+    def change_server(self, fast_open: FastOpen, *, key: bool) -> None:
+        """The server host gets another key, or is started anew with other settings."""
+        if key:
+            self.world.server.fast_open.change_key()
+        else:
+            self.world.server.fast_open.become(fast_open)
 
 
 class Source:
@@ -208,30 +308,48 @@ class Source:
         return taken
 
 
-def play(data: bytes) -> Game:
-    """Play a game to its end.
-
-    Raises:
-        AssertionError: something happened that must not; so does any other exception.
-    """
-    source = Source(data)
-    game = Game(
-        source.choice(STRATEGIES),
+def begin(source: Source, policy: Policy | None, fast_open: FastOpen | None) -> Game:
+    """Begin a game; what is given here holds, whatever ``source`` says."""
+    first = source.choice(POLICIES)
+    return Game(
+        policy or first,
         source.choice(CHANGES),
         source.choice(PROFILES),
         source.choice(DELAYS),
         source.choice(ISNS),
         source.choice(ANSWERS),
+        fast_open or source.choice(SERVERS),
     )
+
+
+def play(
+    data: bytes,
+    *,
+    policy: Policy | None = None,
+    fast_open: FastOpen | None = None,
+    moves: Sequence[int] = MOVES,
+) -> Game:
+    """Play a game to its end.
+
+    ``policy`` and ``fast_open``: the ones to begin with; ``moves``: those that there may be.
+
+    Raises:
+        AssertionError: something happened that must not; so does any other exception.
+    """
+    source = Source(data)
+    game = begin(source, policy, fast_open)
+    # Not all kinds of moves in each game: so some come often enough to meet.
+    kinds = source.number(0, (1 << len(moves)) - 1)
+    chosen = [move for place, move in enumerate(moves) if kinds >> place & 1] or moves
     while not source.is_empty:
-        _move(game, source)
+        _move(game, source, source.choice(chosen))
     game.world.finish()
     return game
 
 
-def _move(game: Game, source: Source) -> None:
+def _move(game: Game, source: Source, move: int) -> None:
     world = game.world
-    match source.number(0, 19):
+    match move:
         case 0 | 1:
             game.connect(
                 source.choice(PORTS),
@@ -278,9 +396,21 @@ def _move(game: Game, source: Source) -> None:
                 source.number(0, 0xFFFF),
             )
         case 17:
-            game.configure(source.choice(STRATEGIES), source.choice(CHANGES))
+            game.configure(source.choice(POLICIES), source.choice(CHANGES))
         case 18:
             world.unsendable = source.number(0, 2)
+        case 21 | 22 | 23:
+            game.visit(
+                source.choice(HANDSHAKES),
+                source.choice((0.0, 0.0, 0.0, 0.005, 0.03, 0.5)),
+                source.choice(SIZES[1:4]),
+                source.choice((0, 100, 10_000)),
+                source.choice(ENDINGS if move == 23 else ENDINGS[:-1]),
+            )
+        case 24:
+            world.handshake_fates.extend(source.choice(FATES) for _ in range(source.number(0, 5)))
+        case 20:
+            game.change_server(source.choice(SERVERS), key=bool(source.number(0, 1)))
         case _:
             choice = source.number(0, 7)
             if choice == 7 and world.packets > 30 and not world.stopped:

@@ -12,6 +12,7 @@ from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
 from nfq_zerortt.wire.segment import Segment
 from nfq_zerortt.wire.seqnum import MASK, add, distance
 from nfq_zerortt.wire.view import look
+from tests.core.model.fast_open import FastOpen
 from tests.core.model.tcp import Endpoint, Profile, State, Tcp
 
 _ISN_TICKS_PER_SECOND = 250_000  # RFC 6528, section 3
@@ -31,6 +32,7 @@ class Host:
         connections: every connection that there ever was, by (own, other) end, the latest last.
         listening: ports that accept; all others refuse.
         answer: bytes that the application sends on each connection that it accepts.
+        fast_open: what it does about data in a SYN.
     """
 
     isn: int
@@ -39,6 +41,7 @@ class Host:
     profile: Profile = field(default_factory=Profile)
     listening: set[int] = field(default_factory=set)
     answer: int = 0
+    fast_open: FastOpen = field(default_factory=FastOpen)
     connections: dict[Key, list[Tcp]] = field(default_factory=dict)
 
     def all(self) -> list[Tcp]:
@@ -69,6 +72,7 @@ class Host:
         if view.fragment or not is_intact(view):
             return
         local, peer = (segment.dst, segment.dport), (segment.src, segment.sport)
+        length = view.payload_length
         tcp = self.latest((local, peer))
         fresh = bool(segment.flags & SYN) and not segment.flags & (ACK | RST | FIN)
         if tcp is not None and tcp.state is State.TIME_WAIT and fresh and tcp.irs is not None:
@@ -77,12 +81,16 @@ class Host:
                 tcp = None
         elif tcp is not None and tcp.state is State.CLOSED:
             tcp = None
+        if fresh and self.fast_open.eats(opt.OptionSet.read(segment.options, strict=False), length):
+            return
         if tcp is not None:
             tcp.receive(segment, now)
         elif fresh and segment.dport in self.listening:
             options = opt.OptionSet.read(segment.options, strict=False)
+            taken, cookie = self.fast_open.answer(segment.src, options, length)
             accepted = self._new(local, peer, self.profile, now)
-            accepted.accept(segment, options, now)
+            taken = min(taken, self.profile.window)
+            accepted.accept(segment, options, now, taken=taken, cookie=cookie)
             accepted.write(self.answer, now)
         elif not segment.flags & RST:
             self._refuse(segment, view.sequence_length, name)

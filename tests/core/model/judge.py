@@ -7,6 +7,7 @@ wrote, each in its place, and promises no more than the peer did. Checksums are 
 
 from __future__ import annotations
 
+from nfq_zerortt.core.negotiation import MAX_MSS
 from nfq_zerortt.core.packets import is_intact
 from nfq_zerortt.wire import options as opt
 from nfq_zerortt.wire.checksum import internet_checksum
@@ -16,7 +17,7 @@ from nfq_zerortt.wire.seqnum import MASK, distance
 from nfq_zerortt.wire.view import SegmentView, look
 from tests.core.model.content import content
 from tests.core.model.host import Host
-from tests.core.model.tcp import Tcp
+from tests.core.model.tcp import Profile, Tcp
 
 _MAX_FIELD = 0xFFFF
 
@@ -26,10 +27,17 @@ class ViolationError(AssertionError):
 
 
 class Judge:
-    """Judges what arrives at either host."""
+    """Judges what arrives at either host.
+
+    Attributes:
+        judged: how many packets.
+        damaged: copies of packets were about, also with damaged IP headers, which the kernel would
+            have dropped.
+    """
 
     def __init__(self) -> None:
         self.judged = 0
+        self.damaged = False
         self._bases: dict[int, set[int]] = {}
 
     def arrives(self, raw: bytes, receiver: Host, sender: Host) -> None:
@@ -40,7 +48,11 @@ class Judge:
         """
         self.judged += 1
         view = look(raw)
-        if len(view.src) == 4 and internet_checksum(raw[:20]) not in (0, 0xFFFF):
+        if (
+            len(view.src) == 4
+            and not self.damaged
+            and internet_checksum(raw[:20]) not in (0, 0xFFFF)
+        ):
             raise ViolationError(f"IP checksum of {view}")
         if not is_intact(view):
             raise ViolationError(f"TCP checksum of {view}")
@@ -49,8 +61,7 @@ class Judge:
         ends = receiver.connections.get((local, peer), [])
         others = sender.connections.get((peer, local), [])
         if segment.flags & SYN and not segment.flags & ACK:
-            if not any(tcp.is_client and tcp.iss == segment.seq for tcp in others):
-                raise ViolationError(f"{view}: a SYN that nobody sent")
+            self._syn(view, segment, others, receiver)
             return
         faults = []
         for end in reversed(ends):
@@ -64,6 +75,25 @@ class Judge:
             )
         if not segment.flags & (SYN | RST):
             raise ViolationError(f"{names(segment.flags)} {view}: no connection was ever there")
+
+    def _syn(self, view: SegmentView, segment: Segment, others: list[Tcp], receiver: Host) -> None:
+        owner = next((tcp for tcp in others if tcp.is_client and tcp.iss == segment.seq), None)
+        if owner is None:
+            raise ViolationError(f"{view}: a SYN that nobody sent")
+        length = len(segment.payload)
+        if length > owner.written:
+            raise ViolationError(f"{view}: a SYN with {length} bytes, written are {owner.written}")
+        if segment.payload != content(owner.name, 0, length, from_client=True):
+            raise ViolationError(f"{view}: a SYN with wrong data")
+        options = opt.OptionSet.read(segment.options)
+        more = set(options.kinds) - _offered(owner.profile) - {opt.FAST_OPEN}
+        if more:
+            raise ViolationError(f"{view}: a SYN with options that the client has not: {more}")
+        if options.mss not in (owner.profile.mss, min(owner.profile.mss, MAX_MSS)):
+            raise ViolationError(f"{view}: MSS {options.mss}, the client's is {owner.profile.mss}")
+        given = receiver.fast_open.given.get(view.src, set())
+        if options.fast_open and options.fast_open not in given:
+            raise ViolationError(f"{view}: a cookie that this client was never given")
 
     def _fault(
         self, end: Tcp, others: list[Tcp], view: SegmentView, segment: Segment
@@ -110,16 +140,14 @@ class Judge:
     ) -> str | None:
         if not end.is_client:
             return "a SYN-ACK to the server"
-        profile = end.profile
         # A server that forgot the connection and got its SYN again answers with another number.
-        again = end.ended or len(others) > 1
+        # A copy of the SYN that comes after we have given up begins the flow anew, likewise.
+        again = end.ended or len(others) > 1 or self.damaged
         if end.irs not in (None, segment.seq) and not again:
             return f"another ISN: {segment.seq}, was {end.irs}"
-        offered = {opt.MSS}
-        offered |= {opt.SACK_PERMITTED} if profile.sack else set()
-        offered |= {opt.TIMESTAMPS} if profile.stamps else set()
-        offered |= {opt.WINDOW_SCALE} if profile.scale is not None else set()
-        more = set(options.kinds) - offered
+        more = set(options.kinds) - _offered(end.profile)
+        if again:  # it means nothing to a client that did not ask
+            more -= {opt.FAST_OPEN}
         return f"options that were not offered: {more}" if more else None
 
     def _ack_fault(
@@ -181,3 +209,11 @@ class Judge:
         if others and not self._bases[id(end)]:
             return f"TSval {stamps[0]} fits no shift of the server's clock"
         return None
+
+
+def _offered(profile: Profile) -> set[int]:
+    """The kinds of options in the SYNs of a host."""
+    offered = {opt.MSS}
+    offered |= {opt.SACK_PERMITTED} if profile.sack else set()
+    offered |= {opt.TIMESTAMPS} if profile.stamps else set()
+    return offered | ({opt.WINDOW_SCALE} if profile.scale is not None else set())

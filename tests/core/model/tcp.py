@@ -59,10 +59,12 @@ class Tcp:
         irs: the peer's ISN as this end knows it.
         snd_max, snd_una, rcv_nxt: as in RFC 9293, relative to the ISN.
         written: data bytes that the application has handed over.
+        first_at: when the first data of the peer's was delivered.
         stamps_used: every TSval that this end has sent.
         least_window: the smallest window that it has advertised, bytes.
         right_edge: the furthest end of window that it has advertised, in the peer's distances.
         error: how it ended, if not well.
+        fast: data of the SYN was taken, so it may send before the third ACK (RFC 7413, 4.2.2).
     """
 
     def __init__(
@@ -101,6 +103,9 @@ class Tcp:
         self.least_window = 1 << 30
         self.deadline: float | None = None
         self._rto = _FIRST_RTO
+        self.fast = False
+        self.first_at: float | None = None
+        self._cookie: bytes | None = None
         self._syns = 0
         self._recover = 0
         self._challenge_after = 0.0
@@ -113,10 +118,20 @@ class Tcp:
         self.state, self.snd_max = State.SYN_SENT, 1
         self._send_syn(now)
 
-    def accept(self, syn: Segment, options: opt.OptionSet, now: float) -> None:
-        """Answer a SYN."""
+    def accept(
+        self,
+        syn: Segment,
+        options: opt.OptionSet,
+        now: float,
+        *,
+        taken: int = 0,
+        cookie: bytes | None = None,
+    ) -> None:
+        """Answer a SYN, of whose data ``taken`` bytes are delivered at once, and give a cookie."""
         self.name = self.irs = syn.seq
-        self.rcv_nxt = self.highest = 1
+        self.rcv_nxt = self.highest = 1 + taken
+        self.fast, self._cookie = taken > 0, cookie
+        self.first_at = now if taken else None
         self.state, self.snd_max = State.SYN_RECEIVED, 1
         self._take_options(options)
         self.snd_wnd = syn.window
@@ -198,12 +213,16 @@ class Tcp:
         ):
             self._acknowledge(now)  # PAWS (RFC 7323, section 5.3)
             return
+        if self.state is State.SYN_RECEIVED and flags & SYN and not flags & (ACK | RST):
+            if segment.seq == self.irs:  # again: none of its data is looked at
+                self._send(SYN | ACK, 0, now)
+            else:
+                self._acknowledge(now)
+            return
         if not self._acceptable(start, length):
             if flags & RST:
                 return
-            if self.state is State.SYN_RECEIVED and flags & SYN:
-                self._send(SYN | ACK, 0, now)
-            elif segment.payload:
+            if segment.payload:
                 self._acknowledge(now, duplicate=(start, start + len(segment.payload)))
             else:
                 self._challenge(now)
@@ -311,6 +330,8 @@ class Tcp:
             self.fin_at = start + length
             self.highest = max(self.highest, self.fin_at + 1)
         self._advance()
+        if self.delivered and self.first_at is None:
+            self.first_at = now
         if self.stalled:
             self.unread += max(self.rcv_nxt - before - self.fin_received, 0)
         self._acknowledge(now, duplicate=duplicate)
@@ -377,7 +398,8 @@ class Tcp:
 
     def _output(self, now: float) -> None:
         """Send what may be sent, and keep the timer running while something is outstanding."""
-        if self.state is not State.OPEN:
+        early = self.state is State.SYN_RECEIVED and self.fast
+        if self.state is not State.OPEN and not early:
             return
         last = self.written + 1
         allowed = self.snd_una + min(self.snd_wnd, _UNDER_WAY * self._largest())
@@ -413,7 +435,7 @@ class Tcp:
 
     def _acknowledge(self, now: float, duplicate: tuple[int, int] | None = None) -> None:
         if self.state is State.SYN_RECEIVED:
-            self._send(ACK, 1, now)
+            self._send(ACK, self.snd_max, now)
             return
         blocks = list(self.received[-3:])
         if duplicate and 1 <= duplicate[0] < duplicate[1] <= self.rcv_nxt:
@@ -436,8 +458,7 @@ class Tcp:
             edge = self.rcv_nxt + (field if syn else field << self.rcv_scale)
             self.right_edge = max(self.right_edge, edge)
         self.zero_advertised = self.zero_advertised or not field
-        if not syn:
-            self.least_window = min(self.least_window, field << self.rcv_scale)
+        self.least_window = min(self.least_window, field if syn else field << self.rcv_scale)
         data = content(self.name, position - 1, length, from_client=self.is_client)
         self._emit_segment(
             Segment(
@@ -464,6 +485,9 @@ class Tcp:
                 options += [opt.NOP_OPTION, opt.NOP_OPTION, opt.SACK_PERMITTED_OPTION]
             if self.scale_on:
                 options += [opt.NOP_OPTION, opt.window_scale(self.profile.scale or 0)]
+            if self._cookie is not None:
+                options.append((opt.FAST_OPEN, self._cookie))
+                self._cookie = None  # Linux repeats the SYN-ACK without it
         if self.stamps_on:
             stamp = (self._clock + int(now * 1000)) & MASK
             self.stamps_used.add(stamp)

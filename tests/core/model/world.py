@@ -15,30 +15,42 @@ from dataclasses import dataclass, field
 
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core.actions import Accept, Action, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
+from nfq_zerortt.core.held import cost_of
 from nfq_zerortt.core.negotiation import DEFAULT_WINDOW
 from nfq_zerortt.core.states import ENDED, HALF_OPEN
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import ACK, RST, SYN
 from nfq_zerortt.wire.view import SegmentView, look
+from tests.core.model.departures import Departures
+from tests.core.model.early import Early
+from tests.core.model.fast_open import FastOpen
 from tests.core.model.host import Host, Sender
 from tests.core.model.judge import Judge
-from tests.core.model.tcp import Endpoint, Profile, Tcp
+from tests.core.model.tcp import Endpoint, Profile, State, Tcp
 
 SECRET = bytes(range(32))
 START = 1000.0
-OPEN_PORT, CLOSED_PORT = 80, 81
+OPEN_PORT, CLOSED_PORT, OTHER_PORT, SPEAKING_PORT = 80, 81, 9000, 22
 STRANGER = -1
 _NEAR_S = 0.0003
 _TROUBLE_S = 3.0
 """So long a network may be bad before a handshake may fail for it."""
+_LONG_TROUBLE_S = 60.0
+_LAST_RTO_S = 5.0
+_LONGEST_SYN_RTO_S = 65.0
 _PATIENCE_S = 400.0
 _MOST_STEPS = 20_000
 _MOST_TICKS = 20_000
 _EXCUSES = {"no_answer", "timeout"}
 
-CLIENT_ADDRESSES = {4: bytes((10, 0, 1, 2)), 6: bytes.fromhex("fd" + "00" * 14 + "02")}
+CLIENT_ADDRESSES = {
+    4: (bytes((10, 0, 1, 2)), bytes((10, 0, 1, 3))),
+    6: (bytes.fromhex("fd" + "00" * 14 + "02"), bytes.fromhex("fd" + "00" * 14 + "03")),
+}
+"""A port stands for one of them: even ones for the first."""
 SERVER_ADDRESSES = {4: bytes((10, 0, 3, 2)), 6: bytes.fromhex("fd" + "11" * 14 + "02")}
 
 
@@ -70,7 +82,13 @@ class World:
     Attributes:
         delay: seconds that a packet takes between ClientNIC and the server, one way.
         fates: what becomes of the next packets on any link: ok, lose, double or late.
+        handshake_fates: the same for the next packets of handshakes, and bare ACKs, on the WAN.
         unsendable: how many of the next spoofed SYN-ACKs cannot be sent.
+        policy, limits: as they were configured last.
+        hit: clients on whose 4-tuple a stranger sent a SYN when no flow of theirs was alive: nobody
+            can know that this is no new connection; or an ACK before the client's first one, which
+            says that the SYN was no new connection's.
+        departures: watches the SYNs.
         trace: every packet that came to ClientNIC, with its time and side.
         reasons: what the engine gave as the end of a flow, by the client's ISN.
     """
@@ -80,44 +98,55 @@ class World:
     def __init__(
         self,
         *,
-        strategy: str = "hold",
+        policy: Policy | None = None,
         limits: Limits | None = None,
         server: Profile | None = None,
         delay: float = 0.02,
         isn: int = 0xFFFF0000,
         answer: int = 0,
+        fast_open: FastOpen | None = None,
     ) -> None:
         self.now = START
+        self.policy = policy or Policy("hold")
         self.limits = limits or Limits(idle_timeout_s=3600)
-        self.engine = Engine(strategy, self.limits, SECRET)
+        self.engine = Engine(self.policy.strategy, self.limits, SECRET)
+        self.engine.configure(self.policy, self.limits)
+        self.departures = Departures(self.engine)
         self.client = Host(isn, 5_000_000, self._sender(Side.CLIENT))
         self.server = Host(
             isn ^ 0x9E3779B9,
             0xFFFFFF00,
             self._sender(Side.SERVER),
             profile=server or Profile(),
-            listening={OPEN_PORT},
+            listening={OPEN_PORT, OTHER_PORT, SPEAKING_PORT},
             answer=answer,
+            fast_open=fast_open or FastOpen(),
         )
         self.judge = Judge()
         self.delay = delay
         self.faults = Faults()
         self.fates: deque[str] = deque()
+        self.handshake_fates: deque[str] = deque()
         self.unsendable = 0
         self.stopped = False
         self.damaged = False
         self.packets = 0
+        self.hit: set[int] = set()
         self.reasons: dict[int, set[str]] = {}
         self.trace = self.new_trace()
         self._dice = random.Random(0)
         self._flights: list[Flight] = []
         self._order = itertools.count()
         self._misled = False
-        self._held: Counter[int] = Counter()
-        self._released: Counter[int] = Counter()
+        self._early = Early()
         self._flow_names: dict[int, int] = {}
         self._last_name: dict[tuple[Endpoint, Endpoint], int] = {}
         self._spoofed: set[int] = set()
+        self._over: set[int] = set()
+        self._lost: Counter[int] = Counter()
+        self._tight = _is_tight(self.limits)
+        self._fewest_retries = self.limits.syn_retries
+        self._shortest_idle = self.limits.idle_timeout_s
         self._trouble: list[tuple[float, float]] = []
         self._bad_since: float | None = None
         self._most = {name: getattr(self.limits, name) for name in _BOUNDS}
@@ -128,7 +157,7 @@ class World:
         self, port: int, *, to: int = OPEN_PORT, family: int = 4, profile: Profile | None = None
     ) -> Tcp | None:
         """Let the client connect from a port of its own; None if that one is in use."""
-        local, peer = (CLIENT_ADDRESSES[family], port), (SERVER_ADDRESSES[family], to)
+        local, peer = (CLIENT_ADDRESSES[family][port & 1], port), (SERVER_ADDRESSES[family], to)
         return self.client.connect(local, peer, profile or Profile(), self.now)
 
     def ends_of(self, tcp: Tcp) -> list[Tcp]:
@@ -146,15 +175,19 @@ class World:
         """Let the network be good from now on."""
         self.faults = Faults()
         self.fates.clear()
+        self.handshake_fates.clear()
         if self._bad_since is not None:
             self._trouble.append((self._bad_since, self.now))
         self._bad_since = None
 
-    def configure(self, strategy: str, limits: Limits) -> None:
+    def configure(self, policy: Policy, limits: Limits) -> None:
         """Reload the configuration. A bound that became smaller holds for new flows."""
-        self.limits = limits
+        self.policy, self.limits = policy, limits
+        self._tight = self._tight or _is_tight(limits)
+        self._fewest_retries = min(self._fewest_retries, limits.syn_retries)
+        self._shortest_idle = min(self._shortest_idle, limits.idle_timeout_s)
         self._most = {name: max(most, getattr(limits, name)) for name, most in self._most.items()}
-        self.engine.configure(strategy, limits)
+        self.engine.configure(policy, limits)
 
     def stop(self) -> None:
         """End the service: its flows are reset, what comes later passes."""
@@ -181,6 +214,7 @@ class World:
         """Heal the network, let the applications close, and see that all ends well."""
         self.heal()
         self.unsendable = 0
+        self._handshakes_complete()
         for tcp in self.client.all() + self.server.all():
             tcp.stall(self.now, stalled=False)
             tcp.close(self.now)
@@ -191,6 +225,17 @@ class World:
         for tcp in self.client.all():
             self._has_ended_well(tcp)
         self.fall_silent()
+
+    def _handshakes_complete(self) -> None:
+        """A server whose client is connected learns of it, though neither end says anything."""
+        self.run(_LONGEST_SYN_RTO_S)
+        if self.stopped or self.damaged:
+            return
+        for tcp in self.client.all():
+            ends = self.ends_of(tcp)
+            if tcp.state is State.OPEN:
+                waits = [end for end in ends if end.state is State.SYN_RECEIVED]
+                assert not waits, f"no third ACK: {waits}"
 
     def fall_silent(self) -> None:
         """No end says anything more: the engine must come to rest with nothing left."""
@@ -259,8 +304,12 @@ class World:
 
     def _fly(self, raw: bytes, side: Side, *, to_end: bool, name: int, honest: bool) -> None:
         """Put a packet on the link of one side."""
-        fate = self.fates.popleft() if self.fates else self._fate()
+        fates = self.fates
+        if self.handshake_fates and side is Side.SERVER and _is_of_handshake(raw):
+            fates = self.handshake_fates
+        fate = fates.popleft() if fates else self._fate()
         if fate == "lose":
+            self._lost[name] += 1
             return
         wait = _NEAR_S if side is Side.CLIENT else self.delay
         for _ in range(2 if fate == "double" else 1):
@@ -322,6 +371,11 @@ class World:
         undecided = True
         actions = list(actions)
         self._client_is_told(actions)
+        arrived = flight.raw if flight is not None else None
+        self.departures.watch(arrived, actions, self.now, self.policy, self.limits)
+        if flight is not None and not self.damaged:
+            name = STRANGER if flow_name is None else flow_name
+            self._early.watch(name, flight.raw, actions)
         for action in actions:
             if isinstance(action, Send):
                 first = flight is not None and undecided and action.reason == SPOOFED_SYN_ACK
@@ -339,9 +393,6 @@ class World:
                 assert flight is not None, f"a verdict without a packet: {action}"
                 assert undecided
                 undecided = False
-                if isinstance(action, Drop) and action.reason == "held":
-                    view = look(flight.raw)
-                    self._held[self._name_of(view)] += view.payload_length
                 if not isinstance(action, Drop):
                     raw = action.data if isinstance(action, Replace) else flight.raw
                     other = Side.SERVER if flight.side is Side.CLIENT else Side.CLIENT
@@ -363,11 +414,11 @@ class World:
         """``answered``: it was caused by a packet that is not judged, and may be made of it."""
         view = look(action.data)
         name = self._name_of(view)
-        if action.reason == "released":
-            self._released[name] += view.payload_length
         if action.reason == SPOOFED_SYN_ACK:
             self._spoofed.add(name)
         derived = answered and (view.flags & RST or action.reason in _DERIVED)
+        # The short way looks at no checksum, and counts what was damaged there.
+        derived = derived or (self.damaged and action.reason == "service_stopped")
         honest = name in self._names() and not derived
         self._fly(action.data, action.side, to_end=True, name=name, honest=honest)
 
@@ -384,10 +435,8 @@ class World:
             return
         if "reason" in said.fields:
             self.reasons.setdefault(name, set()).add(said.fields["reason"])
-        if said.event == "flow.data_released":
-            held, released = self._held.pop(name, 0), self._released.pop(name, 0)
-            assert held == released, f"{held} bytes were held, {released} released"
         if said.event == "flow.closed":
+            self._over.add(name)
             self._bytes_are_true(name, said)
 
     def _bytes_are_true(self, name: int, said: Report) -> None:
@@ -407,7 +456,10 @@ class World:
         half_open = sum(flow.state in HALF_OPEN for flow in flows)
         assert half_open == table.half_open <= self._most["max_half_open"], "half-open flows"
         held = [flow.held.cost for flow in flows]
-        assert sum(held) == table.held_cost <= self._most["held_bytes_total"], "held account"
+        ahead = [sum(map(cost_of, flow.ahead)) for flow in flows]
+        kept = sum(held) + sum(ahead)
+        assert kept == table.held_cost <= self._most["held_bytes_total"], "held account"
+        assert max(ahead, default=0) <= self._most["held_bytes_per_flow"], "ahead of one flow"
         assert max(held, default=0) <= self._most["held_bytes_per_flow"], "held of one flow"
         for flow in flows:
             assert flow.scheduled is not None, f"no timer: {flow}"
@@ -419,6 +471,7 @@ class World:
         to_client = flight.side is Side.CLIENT
         receiver, sender = (self.client, self.server) if to_client else (self.server, self.client)
         if flight.honest:
+            self.judge.damaged = self.damaged
             self.judge.arrives(flight.raw, receiver, sender)
         try:
             look(flight.raw)
@@ -432,7 +485,9 @@ class World:
         ends = self.ends_of(tcp)
         if self.stopped and tcp.name in self._spoofed:
             return  # it had to be reset, and the RST may have been lost
-        assert tcp.ended, f"hangs: {tcp}"
+        if not tcp.ended:
+            assert self._may_hang(tcp), f"hangs: {tcp}"
+            return
         complete = tcp.fin_received and tcp.all_acknowledged
         delivered = any(
             end.delivered == tcp.written and tcp.delivered == end.written and end.fin_received
@@ -445,7 +500,8 @@ class World:
                 + tcp.local[1].to_bytes(2, "big")
                 + tcp.peer[1].to_bytes(2, "big")
             )
-            if flow is not None and flow.flow.isn_client == tcp.name and self._window_was_kept():
+            known = len(ends) == 1 and self._window_was_kept()
+            if flow is not None and flow.flow.isn_client == tcp.name and known:
                 assert flow.flow.state in ENDED, f"both ends are closed: {flow.flow}"
             return
         reasons = self.reasons.get(tcp.name, set())
@@ -454,12 +510,33 @@ class World:
             or any(end.aborted for end in ends)
             or tcp.peer[1] not in self.server.listening
             or self.stopped
+            or tcp.name in self.hit
+            or self._was_idle(tcp)
             or "unreachable" in reasons  # a quoted SYN: direct, it would fail alike
         )
         if not excused and self._trouble_of(tcp) > _TROUBLE_S:
             lost = any(end.error == "no third ACK" for end in ends)
-            excused = lost or bool(reasons & _EXCUSES)
+            excused = lost or bool(reasons & _EXCUSES) or delivered  # but for the last ACK
+        if reasons & _EXCUSES and self._lost[tcp.name] >= self._fewest_retries:
+            return
+        excused = excused or (delivered and self._may_hang(tcp))
         assert excused, f"did not complete: {tcp} {ends} {reasons}"
+
+    def _may_hang(self, tcp: Tcp) -> bool:
+        """Tell whether its flow had ended and was forgotten before the last FIN's ACK got through.
+
+        That takes a network that is bad for longer than a flow that is closing is kept, bounds
+        that make room for new flows at the cost of those that have ended, or a stranger's SYN.
+        """
+        if tcp.name in self.hit or self._was_idle(tcp):
+            return True
+        trouble = self._trouble_of(tcp) + _LAST_RTO_S * self._lost[tcp.name]
+        return tcp.name in self._over and (self._tight or trouble > _LONG_TROUBLE_S)
+
+    def _was_idle(self, tcp: Tcp) -> bool:
+        """Tell whether its flow may have been forgotten because both ends were silent for long."""
+        timeout = "timeout" in self.reasons.get(tcp.name, set())
+        return timeout and self.now - tcp.opened_at > self._shortest_idle
 
     def _window_was_kept(self) -> bool:
         """Tell whether the server has the window that the spoofed SYN-ACK promises at first.
@@ -471,6 +548,20 @@ class World:
     def _trouble_of(self, tcp: Tcp) -> float:
         """For how long the network was bad in the connection's life."""
         return sum(max(end - max(start, tcp.opened_at), 0.0) for start, end in self._trouble)
+
+
+def _is_tight(limits: Limits) -> bool:
+    """Tell whether flows that have ended may be forgotten early."""
+    usual = Limits()
+    return limits.max_flows < usual.max_flows or limits.time_wait_s < usual.time_wait_s
+
+
+def _is_of_handshake(raw: bytes) -> bool:
+    try:
+        view = look(raw)
+    except WireError:
+        return False
+    return bool(view.flags & SYN) or (view.flags == ACK and not view.payload_length)
 
 
 _MUST_BE_TOLD = {"refused", "no_answer"}

@@ -1,0 +1,178 @@
+"""Flows and what was learned, as tables for people: at 80 columns, wider, and in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+_WIDE = 120  # columns: from there on a flow has one line
+_PIPE_WIDTH = 1000  # nothing is folded, so that grep(1) and awk(1) find it
+
+Row = Mapping[str, Any]
+
+
+class Screen:
+    """Where tables are shown: in a terminal that is watched, the next in the last one's place."""
+
+    def __init__(self, *, learned: bool, live: bool) -> None:
+        self._console = Console(highlight=False)
+        if not self._console.is_terminal:
+            self._console = Console(highlight=False, width=_PIPE_WIDTH)
+        self._learned = learned
+        self._live: Live | None = None
+        if live and self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Show them, as of now."""
+        narrow = self._console.is_terminal and self._console.width < _WIDE
+        shown = learned_table(rows) if self._learned else flow_table(rows, narrow=narrow)
+        if self._live is not None:
+            self._live.update(shown, refresh=True)
+        elif self._console.is_terminal:
+            self._console.print(shown)
+        else:
+            with self._console.capture() as captured:
+                self._console.print(shown)
+            for line in captured.get().splitlines():
+                print(line.rstrip())
+
+
+def flow_table(flows: Sequence[Row], *, narrow: bool) -> RenderableType:
+    """Return the flows as a table; ``narrow``: two lines for each."""
+    if not flows:
+        return Text("no flows")
+    mark, join = ("\n", "\n") if narrow else (" ", " / ")
+    table = _table(f"client >{mark}server")
+    for heading in ("state", f"strategy{mark}path"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("RTT ms", f"saved ms:{mark}connect{join}data", f"bytes:{mark}out{join}in"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column("Fast Open", no_wrap=True)
+    for flow in flows:
+        table.add_row(
+            Text(f"{flow['client']} >{mark}{flow['server']}"),
+            flow["state"],
+            f"{flow['strategy']}{mark}{flow['data_path']}",
+            _ms(flow["server_rtt_ms"]),
+            _ms(flow["connected_earlier_ms"]) + join + _ms(flow["data_earlier_ms"]),
+            _count(flow["bytes_to_server"]) + join + _count(flow["bytes_to_client"]),
+            _fast_open(flow, mark),
+        )
+    return table
+
+
+def learned_table(servers: Sequence[Row]) -> RenderableType:
+    """Return what was learned of each server, and the cookies, as tables."""
+    if not servers:
+        return Text("nothing was learned yet")
+    table = _table("server")
+    table.add_column("client speaks", no_wrap=True)
+    table.add_column("RTT ms", no_wrap=True, justify="right")
+    for heading in ("options", "Fast Open", "left alone"):
+        table.add_column(heading)
+    for one in servers:
+        answered = one["answered"]
+        table.add_row(
+            Text(one["server"]),
+            _speaks(one),
+            _ms(answered and answered["rtt_ms"]),
+            _options(answered),
+            _habits(one),
+            _left_alone(one["left_alone"]),
+        )
+    cookies = _table("server")
+    cookies.add_column("client", overflow="fold")
+    cookies.add_column("cookie", overflow="fold")
+    cookies.add_column("age", no_wrap=True, justify="right")
+    for one in servers:
+        for cookie in one["cookies"]:
+            age = _seconds(cookie["age_s"])
+            cookies.add_row(Text(one["server"]), Text(cookie["client"]), cookie["cookie"], age)
+    return Group(table, "", cookies) if cookies.row_count else table
+
+
+def _table(first: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(first, overflow="fold")
+    return table
+
+
+def _fast_open(flow: Row, mark: str) -> str:
+    asked, size = flow["fast_open"], flow["syn_data_bytes"]
+    if asked in ("none", "request"):
+        return {"none": "-", "request": "asked"}[asked]
+    if flow["isn_server"] is None:
+        return f"{size} B{mark}sent"
+    taken = flow["syn_data_accepted_bytes"]
+    return f"{taken} B{mark}taken" if taken else f"{size} B{mark}not taken"
+
+
+def _speaks(one: Row) -> str:
+    if one["speaks_early"] is None:
+        return "-"
+    return f"after {one['gap_ms']:.1f} ms" if one["speaks_early"] else "late"
+
+
+def _options(answered: Row | None) -> str:
+    if answered is None:
+        return "-"
+    scale = answered["window_scale"]
+    words = [f"mss {answered['mss']}"] + ([] if scale is None else [f"scale {scale}"])
+    return ", ".join(words + [f"no {name}" for name in answered["denied"]])
+
+
+def _habits(one: Row) -> str:
+    habits = one["fast_open"]
+    if habits is None:
+        return "-"
+    if habits["not_for_s"]:
+        why = "SYN vanished" if habits["troubles"] else "refused"
+        return f"{why}, not for {_seconds(habits['not_for_s'])}"
+    if habits["accepts"]:
+        return "accepts"
+    return "gives no cookie" if habits["asked"] else "not tried"
+
+
+def _left_alone(left: Row | None) -> str:
+    if left is None:
+        return "-"
+    return f"{left['reason'].removesuffix('_lately')}, {_seconds(left['for_s'])} more"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _seconds(value: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if value >= size:
+            return f"{value / size:.0f} {unit}"
+    return f"{value:.0f} s"
+
+
+def _count(value: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.1f}{unit}" if value < 10 * size else f"{value // size}{unit}"
+    return str(value)

@@ -1,0 +1,84 @@
+"""``nfq-zerortt flows``: the flow table of the running service, and what it learned."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nfq_zerortt import config as settings
+from nfq_zerortt.core.remembered import by_server
+from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.observe.control_client import ask
+
+_AGAIN_S = 1.0
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As one array of objects.")
+@click.option("--watch", is_flag=True, help="Again every second, until interrupted.")
+@click.option("--learned", is_flag=True, help="Show what was learned of servers instead.")
+@click.option("--clear", is_flag=True, help="With --learned: let the service forget all of it.")
+@click.option(
+    "--control-socket",
+    metavar="PATH",
+    help="The service's; default: as configured, or " + settings.DEFAULT_CONTROL_SOCKET + ".",
+)
+def flows(
+    as_json: bool, watch: bool, learned: bool, clear: bool, control_socket: str | None
+) -> None:
+    """Show the flows of the running service."""
+    path = _path(control_socket)
+    if clear:
+        if not learned or watch:
+            raise ConfigError("option --clear is allowed with --learned, and without --watch")
+        _clear(path, as_json=as_json)
+        return
+    _show(path, as_json=as_json, watch=watch, learned=learned)
+
+
+def _path(control_socket: str | None) -> Path:
+    if control_socket is None:
+        control_socket = settings.load(None).control_socket
+    if not control_socket:
+        raise ConfigError(
+            "option --control-socket is empty: by it, or by the key control_socket in "
+            f"{settings.DEFAULT_CONFIG}, name the service's socket"
+        )
+    return Path(control_socket)
+
+
+def _clear(path: Path, *, as_json: bool) -> None:
+    forgotten: dict[str, int] = ask(path, "clear_learned")
+    if as_json:
+        click.echo(json.dumps(forgotten))
+    else:
+        click.echo("forgotten: " + ", ".join(f"{n} {what}" for what, n in forgotten.items()))
+
+
+def _show(path: Path, *, as_json: bool, watch: bool, learned: bool) -> None:
+    def fetch() -> list[dict[str, Any]]:
+        return by_server(ask(path, "learned")) if learned else ask(path, "flows")
+
+    if as_json:
+        _repeat(lambda: click.echo(json.dumps(fetch())), watch=watch)
+        return
+    from nfq_zerortt.cli.flow_tables import Screen  # noqa: PLC0415 - rich takes its time
+
+    with Screen(learned=learned, live=watch) as screen:
+        _repeat(lambda: screen.show(fetch()), watch=watch)
+
+
+def _repeat(step: Callable[[], None], *, watch: bool) -> None:
+    try:
+        step()
+        while watch:
+            time.sleep(_AGAIN_S)
+            step()
+    except KeyboardInterrupt:
+        if not watch:
+            raise

@@ -1,0 +1,83 @@
+"""What the flow table says, as plain dictionaries for people and programs.
+
+Addresses are text, durations carry their unit in the name, and points in time
+are given as how long ago they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.table import FlowTable
+from nfq_zerortt.wire.seqnum import distance
+
+
+def flows(table: FlowTable, now: float) -> Iterator[dict[str, Any]]:
+    """Describe the flows that are in the table now, one at a time, the oldest first.
+
+    The table may change while this runs: a flow that is gone when its turn comes is left out.
+    """
+    paths = table.paths
+    # Only the keys are copied, at once: 131,072 of them take a millisecond.
+    for key in list(paths):
+        path = paths.get(key)
+        if path is not None and key == path.flow.client_key:
+            yield describe_flow(path.flow, now)
+
+
+def describe_flow(flow: Flow, now: float) -> dict[str, Any]:
+    """Return what is known of a flow; docs/reference/control.md has the meaning of each key."""
+    client, _, server = flow.name.partition(">")
+    to_server, to_client = flow.to_server, flow.to_client
+    answered = flow.isn_server is not None
+    return {
+        "flow_id": flow.number,
+        "flow": flow.name,
+        "client": client,
+        "server": server,
+        "state": flow.state.name,
+        "strategy": flow.strategy,
+        "data_path": "none" if flow.observed else "python",
+        "age_s": _ago(flow.created, now),
+        "idle_s": _ago(flow.last_seen, now),
+        "server_rtt_ms": _ms(flow.server_rtt) if answered else None,
+        "connected_earlier_ms": _ms(flow.server_rtt) if answered and not flow.observed else None,
+        "data_earlier_ms": _data_earlier_ms(flow),
+        "fast_open": flow.fast_open,
+        "syn_data_bytes": distance(flow.held.start, flow.syn_end),
+        "syn_data_accepted_bytes": flow.carried,
+        "syn_attempts": flow.attempts,
+        "bytes_to_server": to_server.octets,
+        "bytes_to_client": to_client.octets,
+        "segments_rewritten": to_server.segments + to_client.segments,
+        "retransmissions_suppressed": flow.duplicates.count,
+        "isn_client": flow.isn_client,
+        "isn_spoofed": None if flow.observed else flow.isn_spoofed,
+        "isn_server": flow.isn_server,
+        "delta": flow.shift if answered and not flow.observed else None,
+    }
+
+
+def _data_earlier_ms(flow: Flow) -> float | None:
+    """Return how much earlier the client's first data left for the server than it would have.
+
+    Without us it leaves when the client has the real SYN-ACK and has then taken as long to speak
+    as it took here. With Fast Open it left with the SYN: a whole round trip earlier. Held, it
+    left with the SYN-ACK: only the client's own time is saved. Data that came later than that may
+    have waited for the server's, so nothing is known of it.
+    """
+    if flow.isn_server is None or flow.observed or flow.held_since is None:
+        return None
+    if flow.carried:
+        return _ms(flow.server_rtt)
+    return _ms(flow.held_since - flow.syn_left_at)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _ago(then: float, now: float) -> float:
+    return round(max(now - then, 0.0), 3)
