@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from nfq_zerortt.demo.figures import connections, sent_twice
-from nfq_zerortt.demo.result import Connection
+from nfq_zerortt.demo.result import Connection, FastOpen
+from nfq_zerortt.demo.verdict import gain_text
 from nfq_zerortt.observe.records import PacketRecord, SentData, Tap
 from nfq_zerortt.wire import flags as tcp
 
@@ -109,3 +111,50 @@ def test_a_run_through_the_service_that_was_not_spoofed_is_an_error() -> None:
 def test_sent_twice_counts_repeated_bytes_only() -> None:
     assert sent_twice([SentData(0, 0, 100), SentData(1, 100, 200)]) == 0
     assert sent_twice([SentData(0, 0, 100), SentData(1, 0, 100), SentData(2, 50, 200)]) == 2
+
+
+def in_the_syn(acknowledged: int) -> list[PacketRecord]:
+    """The same with the data in the SYN, whose SYN-ACK acknowledges that number."""
+    found = []
+    for record in captured():
+        if record.tap == AT_SERVER and record.is_syn:
+            found.append(replace(record, payload_bytes=200, fast_open=8))
+        elif record.tap == AT_SERVER and record.is_syn_ack:
+            found.append(replace(record, ack=acknowledged))
+        elif record.tap == AT_CLIENT or acknowledged == 101:
+            found.append(record)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "taken", "at_server_ms"), [(301, True, 50), (101, False, 150)]
+)
+def test_data_in_a_syn_is_at_the_server_when_it_is_taken(
+    acknowledged: int, taken: bool, at_server_ms: float
+) -> None:
+    made = judge(CLIENT_SAID, [SERVER_SAID], in_the_syn(acknowledged))
+    assert made.error is None
+    assert made.fast_open == FastOpen(200, taken, sent_cookie=8, given_cookie=None)
+    assert made.times is not None
+    assert made.times.first_byte_at_server_ms == pytest.approx(at_server_ms)
+
+
+def test_without_data_and_option_in_the_syn_there_is_no_fast_open() -> None:
+    assert judge(CLIENT_SAID, [SERVER_SAID], captured()).fast_open is None
+
+
+@pytest.mark.parametrize(
+    ("gain_ms", "rtt_ms", "text"),
+    [
+        (None, 100, "not known"),
+        (99.9, 100, "99.9, 1.00 RTT"),
+        (100.2, 100, "100, 1.00 RTT"),
+        (9999.6, 10_000, "10000, 1.00 RTT"),
+        (4.9, 100, "none (+4.9)"),
+        (-4.9, 100, "none (-4.9)"),
+        (-12.3, 100, "12.3 later"),
+        (3.5, 0, "3.5"),
+    ],
+)
+def test_a_gain_in_words(gain_ms: float | None, rtt_ms: float, text: str) -> None:
+    assert gain_text(gain_ms, rtt_ms) == text

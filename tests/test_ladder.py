@@ -52,7 +52,14 @@ class Wire:
         self.records: list[PacketRecord] = []
 
     def seen(
-        self, taps: str, ms: float, flags: int, seq: int, ack: int = 0, length: int = 0
+        self,
+        taps: str,
+        ms: float,
+        flags: int,
+        seq: int,
+        ack: int = 0,
+        length: int = 0,
+        fast_open: int | None = None,
     ) -> None:
         """At the taps with these numbers, one 0.05 ms after the other; to the server if rising."""
         places = [int(tap) for tap in taps]
@@ -69,6 +76,7 @@ class Wire:
                     seq % (1 << 32),
                     ack % (1 << 32),
                     length,
+                    fast_open,
                 )
             )
 
@@ -98,6 +106,111 @@ def held() -> Wire:
     wire.seen("23", 201.8, ACK, C + 201, S + 1001)
     wire.seen("45", 251.8, ACK, C + 201, S + 1001)
     return wire
+
+
+@pytest.fixture
+def fast_open() -> Wire:
+    """A connection whose data clientnic puts into the SYN, with a cookie that it knows."""
+    wire = Wire()
+    wire.seen("01", 0, SYN, C)
+    wire.seen("10", 0.4, SYN_ACK, F, C + 1)
+    wire.seen("01", 0.5, ACK, C + 1, F + 1)
+    wire.seen("01", 0.6, PSH, C + 1, F + 1, 200)
+    wire.seen("23", 0.9, SYN, C, 0, 200, fast_open=8)
+    wire.seen("45", 50.9, SYN, C, 0, 200, fast_open=8)
+    wire.seen("54", 51, SYN_ACK, S, C + 201)
+    wire.seen("54", 51.5, PSH, S + 1, C + 201, 1000)
+    wire.seen("32", 101, SYN_ACK, S, C + 201)
+    wire.seen("10", 101.3, ACK, F + 1, C + 201)
+    wire.seen("23", 101.3, ACK, C + 201, S + 1)
+    wire.seen("32", 101.5, PSH, S + 1, C + 201, 1000)
+    wire.seen("10", 101.8, PSH, F + 1, C + 201, 1000)
+    wire.seen("45", 151.3, ACK, C + 201, S + 1)
+    return wire
+
+
+def test_data_put_into_the_syn_is_followed(fast_open: Wire) -> None:
+    """However soon the SYN leaves, it is a row of its own: it left as another than it came."""
+    diagram = fast_open.layout()
+    notes = [(round(r.time_ms, 1), r.begin, r.end) for r in diagram.rows if r.begin or r.end]
+    assert notes == [
+        (0.0, None, Note.HELD),
+        (0.4, Note.SPOOFED, None),
+        (0.5, None, Note.STOPPED),
+        (0.6, None, Note.INTO_SYN),
+        (0.9, Note.WITH_DATA, None),
+        (101.0, None, Note.STOPPED),
+        (101.3, Note.MADE, None),
+        (101.3, Note.MADE, None),
+    ]
+    legend = " ".join(diagram.legend())
+    assert "in the SYN a cookie of 8 bytes" in legend
+    assert "in the SYN-ACK a cookie" not in legend
+
+
+def test_the_syn_is_drawn_with_data_and_option(fast_open: Wire) -> None:
+    narrow = fast_open.draw(width=80, ascii_only=True)
+    assert all(len(line) <= 80 for line in narrow)
+    assert "SYN C 200 B TFO --" in "\n".join(narrow)
+    assert "SYN-ACK S ack C+201" in "\n".join(narrow)
+    assert "SYN C 200 B TFO cookie" in "\n".join(fast_open.draw(width=110))
+    root = ElementTree.fromstring(ladder_svg.draw(fast_open.layout(), "title"))
+    texts = [element.text for element in root.iter("text")]
+    for expected in ("SYN 200 B TFO", "C cookie", "goes into the SYN", "sent with the data"):
+        assert expected in texts
+
+
+def test_data_that_the_server_ignored_in_the_syn_is_held_and_released() -> None:
+    wire = Wire()
+    wire.seen("01", 0, SYN, C)
+    wire.seen("10", 0.4, SYN_ACK, F, C + 1)
+    wire.seen("01", 0.6, PSH, C + 1, F + 1, 200)
+    wire.seen("23", 0.9, SYN, C, 0, 200, fast_open=0)
+    wire.seen("45", 50.9, SYN, C, 0, 200, fast_open=0)
+    wire.seen("54", 51, SYN_ACK, S, C + 1, fast_open=8)
+    wire.seen("32", 101, SYN_ACK, S, C + 1, fast_open=8)
+    wire.seen("23", 101.3, PSH, C + 1, S + 1, 200)
+    wire.seen("45", 151.3, PSH, C + 1, S + 1, 200)
+    diagram = wire.layout()
+    notes = [(round(r.time_ms, 1), r.begin, r.end) for r in diagram.rows if r.begin or r.end]
+    assert notes == [
+        (0.0, None, Note.HELD),
+        (0.4, Note.SPOOFED, None),
+        (0.6, None, Note.HELD),
+        (0.9, Note.WITH_DATA, None),
+        (101.0, None, Note.STOPPED),
+        (101.3, Note.RELEASED, None),
+    ]
+    legend = " ".join(diagram.legend())
+    assert "in the SYN a request for a cookie, in the SYN-ACK a cookie of 8 bytes" in legend
+    # At the server it counts when it was taken, not when it was ignored.
+    (arrived,) = data_of(wire.records, TAPS[5], CLIENT, SERVER)
+    assert (arrived.start, arrived.end) == (0, 200)
+    assert arrived.time_s == pytest.approx(0.15135)
+
+
+def test_data_taken_in_the_syn_counts_from_there(fast_open: Wire) -> None:
+    (arrived,) = data_of(fast_open.records, TAPS[5], CLIENT, SERVER)
+    assert (arrived.start, arrived.end) == (0, 200)
+    assert arrived.time_s == pytest.approx(0.05095)
+
+
+def test_a_plain_syn_sent_again_has_no_origin(fast_open: Wire) -> None:
+    """Repeated by clientnic itself, without the data."""
+    fast_open.seen("23", 250, SYN, C)
+    row = next(row for row in fast_open.layout().rows if row.time_ms == pytest.approx(250))
+    assert row.begin is Note.MADE
+
+
+def test_until_the_answer(held: Wire, fast_open: Wire) -> None:
+    for wire, last_ms in ((held, 201), (fast_open, 101.5)):
+        whole = wire.layout()
+        part = whole.until_answer()
+        assert part.rows == whole.rows[: len(part.rows)]
+        assert part.rows[-1].time_ms == pytest.approx(last_ms)
+        assert part.legend() == whole.legend()
+        assert ladder.render(part) == ladder.render(whole)[: len(ladder.render(part))]
+    assert ladder.render(Wire().layout().until_answer())
 
 
 def test_a_packet_passed_on_at_once_is_one_row_and_one_that_waits_is_two() -> None:
@@ -160,10 +273,13 @@ def test_a_wider_drawing_says_more(held: Wire) -> None:
     assert "PSH F+1:1001 ack C+201" in wide
 
 
-@pytest.mark.parametrize("room", range(30))
-def test_a_label_never_takes_more_room_than_there_is(held: Wire, room: int) -> None:
-    for hop in trace(held.records, PATH, CLIENT, SERVER).hops:
-        assert len(ladder.label(hop, room)) <= room
+@pytest.mark.parametrize("room", range(40))
+def test_a_label_never_takes_more_room_than_there_is(
+    held: Wire, fast_open: Wire, room: int
+) -> None:
+    for wire in (held, fast_open):
+        for hop in trace(wire.records, PATH, CLIENT, SERVER).hops:
+            assert len(ladder.label(hop, room)) <= room
 
 
 def test_a_direct_connection_has_one_server_isn_and_no_notes() -> None:
@@ -296,6 +412,14 @@ def captured(file: Path, packets: Sequence[Packet], snaplen: int = 192) -> list[
 
 def segment(flags: str = "PA") -> Packet:
     return TCP(sport=40000, dport=80, seq=7, ack=9, flags=flags, options=[("NOP", None)] * 12)
+
+
+@pytest.mark.parametrize("size", [0, 4, 6, 8, 16])
+def test_the_fast_open_cookie_is_measured(tmp_path: Path, size: int) -> None:
+    tcp_header = TCP(sport=40000, dport=80, flags="S", options=[(34, b"c" * size)])
+    syn = IP(src="10.0.1.2", dst="10.0.3.2") / tcp_header / (b"x" * 200)
+    (record,) = captured(tmp_path / "x.pcap", [syn])
+    assert (record.fast_open, record.payload_bytes, record.is_syn) == (size, 200, True)
 
 
 @pytest.mark.parametrize(

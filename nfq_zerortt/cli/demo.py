@@ -1,4 +1,4 @@
-"""``nfq-zerortt demo``: the same work direct and through the product, side by side."""
+"""``nfq-zerortt demo``: the same work direct, with hold and with fastopen, side by side."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ from nfq_zerortt.testbed.units import parse_milliseconds
 def demo(rtt: str, ipv6: bool, report: Path | None, as_json: bool) -> int:
     """Show what is gained and what is not: the same work direct and through the service.
 
-    Brings up four hosts of its own as network namespaces, does the work both ways with two
-    ordinary applications, and takes the hosts down. Exit status 1 when a connection failed or
+    Brings up four hosts of its own as network namespaces, does the work three ways with two
+    ordinary applications (direct, and through the service with the strategies hold and
+    fastopen), and takes the hosts down. Exit status 1 when a connection failed or
     a byte was harmed. Progress goes to stderr.
     """
     rtt_ms = parse_milliseconds("--rtt", rtt)

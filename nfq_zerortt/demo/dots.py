@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nfq_zerortt.demo.result import HOLD, Figure, Result
+from nfq_zerortt.demo.result import DIRECT, HOLD, Figure, Result
 from nfq_zerortt.demo.work import Work
 from nfq_zerortt.observe import svg
 
@@ -12,12 +12,13 @@ STYLE = """
 svg .dot { stroke-width: 1.5; }
 svg .dot.direct { fill: none; stroke: var(--direct); }
 svg .dot.hold { fill: var(--hold); stroke: none; fill-opacity: .75; }
+svg .dot.fastopen { fill: var(--fastopen); stroke: none; fill-opacity: .75; }
 svg .median { stroke: var(--text); stroke-width: 1.6; }
 """
 
 _WIDTH = 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 72, 24, 34
-_GROUP = 62
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 72, 24, 34
+_GROUP = 81
 _STRIP = 19
 _RADIUS = 3.6
 
@@ -40,8 +41,9 @@ def draw(result: Result, work: Work, figures: Sequence[Figure]) -> str:
     )
     words = []
     for number, (figure, run, values) in enumerate(rows):
-        y = _TOP + _GROUP * (number // 2) + 24 + _STRIP * (number % 2)
-        if number % 2 == 0:
+        group, strip = divmod(number, len(result.runs))
+        y = _TOP + _GROUP * group + 24 + _STRIP * strip
+        if strip == 0:
             parts.append(svg.text(_LEFT, y - 11, figure.name, "strong halo"))
         parts.append(svg.text(_LEFT - 8, y + 4, run.way, "muted", "end"))
         for place, value in enumerate(values):
@@ -60,8 +62,11 @@ def draw(result: Result, work: Work, figures: Sequence[Figure]) -> str:
 
 
 def _dot(way: str, x: float, y: float) -> str:
+    if way == DIRECT:
+        return svg.element("circle", cx=x, cy=y, r=_RADIUS, class_="dot direct")
+    r = _RADIUS + 0.8
     if way == HOLD:
-        r = _RADIUS + 0.8
         path = f"M{x - r:.1f} {y:.1f}L{x:.1f} {y - r:.1f}L{x + r:.1f} {y:.1f}L{x:.1f} {y + r:.1f}Z"
-        return svg.element("path", d=path, class_="dot hold")
-    return svg.element("circle", cx=x, cy=y, r=_RADIUS, class_="dot direct")
+    else:
+        path = f"M{x - r:.1f} {y + r:.1f}H{x + r:.1f}L{x:.1f} {y - r:.1f}Z"
+    return svg.element("path", d=path, class_=f"dot {way}")

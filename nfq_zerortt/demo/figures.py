@@ -6,8 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nfq_zerortt.demo.result import Connection, Times
-from nfq_zerortt.observe.records import Endpoint, PacketRecord, SentData, Tap, data_of
+from nfq_zerortt.demo.result import Connection, FastOpen, Times
+from nfq_zerortt.observe.records import (
+    Endpoint,
+    PacketRecord,
+    SentData,
+    Tap,
+    data_of,
+    syn_data_taken,
+)
 
 
 def connections(
@@ -48,7 +55,15 @@ def connections(
                     if expect_spoofed
                     else "the client got a SYN-ACK that the server did not send"
                 )
-            made = Connection(made.work, made.number, error, client, times, sent_twice(up))
+            made = Connection(
+                made.work,
+                made.number,
+                error,
+                client,
+                times,
+                sent_twice(up),
+                _fast_open(own, server_tap),
+            )
         found.append(made)
     return found
 
@@ -111,6 +126,20 @@ def _spoofed(own: Iterable[PacketRecord], client_tap: Tap, server_tap: Tap) -> b
         if record.is_syn_ack:
             isns.setdefault(record.tap, record.seq)
     return isns.get(client_tap) != isns.get(server_tap)
+
+
+def _fast_open(own: Sequence[PacketRecord], server_tap: Tap) -> FastOpen | None:
+    """Return what the connection's first SYN and SYN-ACK at the server say of Fast Open."""
+    at_server = [record for record in own if record.tap == server_tap]
+    syn = next((record for record in at_server if record.is_syn), None)
+    if syn is None or (syn.fast_open is None and not syn.payload_bytes):
+        return None
+    return FastOpen(
+        data_bytes=syn.payload_bytes,
+        taken=syn.payload_bytes > 0 and syn_data_taken(at_server, syn),
+        sent_cookie=syn.fast_open,
+        given_cookie=next((r.fast_open for r in at_server if r.is_syn_ack), None),
+    )
 
 
 def _hash_error(client: Mapping[str, Any], server: Mapping[str, Any] | None) -> str | None:

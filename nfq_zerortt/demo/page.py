@@ -7,24 +7,43 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from nfq_zerortt.demo import dots
-from nfq_zerortt.demo.result import FIGURES, HOLD, LAST_BYTE_BACK, Figure, Result, Run
-from nfq_zerortt.demo.terminal import diagram_of
-from nfq_zerortt.demo.verdict import ONE_CLOCK, gain_text, is_gain, sentences
-from nfq_zerortt.demo.work import BULK, Work
+from nfq_zerortt.demo.result import (
+    DIRECT,
+    FASTOPEN,
+    FIGURES,
+    HOLD,
+    LAST_BYTE_BACK,
+    Connection,
+    Figure,
+    Result,
+    Run,
+)
+from nfq_zerortt.demo.terminal import diagram_of, sysctl_text
+from nfq_zerortt.demo.verdict import (
+    ONE_CLOCK,
+    first_contact,
+    gain_text,
+    is_gain,
+    refused,
+    sentences,
+)
+from nfq_zerortt.demo.work import BULK, FIRST, SMALL, Work
 from nfq_zerortt.observe import ladder, ladder_svg, svg, timeseq
 from nfq_zerortt.observe.records import Tap, of_connection
 
-# Blue and orange of Okabe and Ito: told apart with every kind of colour vision.
+# Orange, blue and green of Okabe and Ito, darker or lighter; line and shape differ, too.
 _STYLE = """
 :root {
   color-scheme: light dark;
   --page: #ffffff; --text: #1b1f24; --muted: #5b6470; --grid: #d9dee4; --panel: #f5f7f9;
-  --direct: #b85000; --hold: #0067a3; --hold-soft: #cfe3f1; --good: #00694a; --bad: #a1260d;
+  --direct: #b85000; --hold: #0067a3; --hold-soft: #cfe3f1; --fastopen: #00694a;
+  --good: #00694a; --bad: #a1260d;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14181d; --text: #e8ebee; --muted: #a2abb5; --grid: #343b44; --panel: #1c2229;
-    --direct: #f0a04b; --hold: #5db6ec; --hold-soft: #1f3f55; --good: #4fd1a5; --bad: #ff9580;
+    --direct: #f0a04b; --hold: #5db6ec; --hold-soft: #1f3f55; --fastopen: #4fd1a5;
+    --good: #4fd1a5; --bad: #ff9580;
   }
 }
 * { box-sizing: border-box; }
@@ -38,7 +57,7 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
 p { max-width: 46rem; margin: .5rem 0; }
 .lead { color: var(--muted); }
 .verdict { border-left: 4px solid var(--hold); padding: .1rem 0 .1rem .9rem; margin: 1rem 0; }
-.verdict p:first-child { font-size: 1.08rem; }
+.verdict p:nth-child(-n+2) { font-size: 1.08rem; }
 .bad { color: var(--bad); font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
 .wide { overflow-x: auto; }
@@ -72,7 +91,8 @@ summary { cursor: pointer; margin-top: .6rem; }
   :root {
     color-scheme: light;
     --page: #ffffff; --text: #000000; --muted: #444444; --grid: #cccccc; --panel: #ffffff;
-    --direct: #b85000; --hold: #0067a3; --hold-soft: #dddddd; --good: #00694a; --bad: #a1260d;
+    --direct: #b85000; --hold: #0067a3; --hold-soft: #dddddd; --fastopen: #00694a;
+    --good: #00694a; --bad: #a1260d;
   }
   html { font-size: 12px; }
   body { font-size: 1rem; padding: 0; max-width: none; }
@@ -87,18 +107,30 @@ summary { cursor: pointer; margin-top: .6rem; }
 }
 """
 
+_STYLES = {DIRECT: "a", HOLD: "b", FASTOPEN: "c"}
+
 _TRUE = (
     "connect() returns in the time that the client's packets take to clientnic and back, "
     "whatever the distance to the server.",
     "The client application sends its first byte one round trip earlier, and does its own work "
     "while the handshake with the server is still under way. Both applications are unmodified.",
-    "It works with every server: the server sees an ordinary handshake with an ordinary client.",
+    "hold works with every server: the server sees an ordinary handshake with an ordinary client.",
+    "fastopen carries the first segment of the request in the SYN (TCP Fast Open, RFC 7413): the "
+    "server answers it at once, and the answer's first byte is at the client one round trip "
+    "earlier, end to end. The server's host must accept Fast Open (a sysctl); its application "
+    "is as before.",
+    "fastopen's first contact learns the server's cookie, and is as hold. The direct runs were "
+    "made with the very same server, on the same host with the same sysctl.",
 )
 _NOT_TRUE = (
-    "The hold strategy does not shorten the exchange itself: a request that is ready at once "
+    "hold does not shorten the exchange itself: a request that is ready at once "
     "reaches the server, and its answer the client, no earlier than direct.",
     "A connect() that returned does not say that the server is there: clientnic answered. If the "
     "server refuses, the client sees a reset connection instead of a refused one.",
+    "fastopen gains nothing on what needs more than the request's first segment, and nothing "
+    "where the server's host does not accept Fast Open: it is then as hold.",
+    "Data in a SYN may be delivered to the server application twice, if the network doubles the "
+    "SYN (RFC 7413, section 2): leave it off for requests that must not be made twice.",
     "What is shown holds for this emulated network, on one machine, at the time named below.",
 )
 
@@ -122,9 +154,9 @@ def page(result: Result) -> str:
         _meanings(),
         "<h2>Their distribution</h2>",
         _distributions(result),
-        "<h2>One real connection</h2>",
+        "<h2>One real connection each way</h2>",
         _ladders(result),
-        "<h2>The bigger transfer over time</h2>",
+        "<h2>The bytes over time</h2>",
         _plots(result),
         "<h2>What is true of the gain, and what is not</h2>",
         "<h3>True</h3>",
@@ -150,9 +182,10 @@ def page(result: Result) -> str:
 
 def _lead(result: Result) -> str:
     return (
-        "The same work was done twice by the same two unmodified applications over four hosts, "
-        "client, clientnic, servernic and server: first direct, then with nfq-zerortt run "
-        f"--strategy hold on clientnic. {_date(result)}."
+        "The same work was done three times by the same two unmodified applications over four "
+        "hosts, client, clientnic, servernic and server: first direct, then with nfq-zerortt run "
+        "--strategy hold on clientnic, then with --strategy fastopen. The server's host has "
+        f"net.ipv4.tcp_fastopen = {sysctl_text(result)} in all of them. {_date(result)}."
     )
 
 
@@ -165,7 +198,7 @@ def _outcome(result: Result) -> str:
         count = sum(len(run.connections) for run in result.runs)
         return (
             f'<p class="good">All {count} connections complete; SHA-256 equal at both ends, '
-            "in both directions.</p>"
+            "in both directions, all three ways.</p>"
         )
     return "".join(f'<p class="bad">FAILED {escape(text)}</p>' for text in result.problems)
 
@@ -173,26 +206,34 @@ def _outcome(result: Result) -> str:
 def _table(result: Result) -> str:
     head = (
         '<thead><tr><th>median, ms</th><th class="number">direct</th>'
-        '<th class="number">hold</th><th>gain</th></tr></thead>'
+        '<th class="number">hold</th><th class="number">fastopen</th>'
+        "<th>gain of hold</th><th>gain of fastopen</th></tr></thead>"
     )
     rows = []
     for work in result.works:
-        count = f"{work.title} ({work.connections} connections each way)"
-        rows.append(f'<tr class="group"><th colspan="4">{escape(count)}</th></tr>')
+        plural = "s" if work.connections > 1 else ""
+        count = f"{work.title} ({work.connections} connection{plural} each way)"
+        rows.append(f'<tr class="group"><th colspan="6">{escape(count)}</th></tr>')
         rows += [_table_row(result, work, figure) for figure in _figures(work)]
-    return f'<div class="wide"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    table = f'<div class="wide"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    line = refused(result)
+    return table if line is None else f"{table}<p>{escape(line)}</p>"
 
 
 def _table_row(result: Result, work: Work, figure: Figure) -> str:
-    gain = result.gain_ms(work, figure)
-    shown = escape(gain_text(gain, result.rtt_ms))
-    if gain is not None and is_gain(gain, result.rtt_ms):
-        shown = f'<span class="good">{shown}</span>'
+    gains = ""
+    for through in result.through_service:
+        gain = result.gain_ms(through, work, figure)
+        # On a narrow screen the line shall break before the number of round trips.
+        shown = escape(gain_text(gain, result.rtt_ms)).replace(" RTT", "\u00a0RTT")
+        if gain is not None and is_gain(gain, result.rtt_ms):
+            shown = f'<span class="good">{shown}</span>'
+        gains += f"<td>{shown}</td>"
     medians = (run.median(work, figure) for run in result.runs)
     cells = "".join(
         f'<td class="number">{"-" if value is None else f"{value:.1f}"}</td>' for value in medians
     )
-    return f"<tr><td>{escape(figure.name)}</td>{cells}<td>{shown}</td></tr>"
+    return f"<tr><td>{escape(figure.name)}</td>{cells}{gains}</tr>"
 
 
 def _figures(work: Work) -> tuple[Figure, ...]:
@@ -207,17 +248,16 @@ def _distributions(result: Result) -> str:
     return _panels(
         f"<figure>{dots.draw(result, work, _figures(work))}</figure>"
         for work in result.works
-        if any(run.of(work) for run in result.runs)
+        if work.key != FIRST and any(run.of(work) for run in result.runs)
     )
 
 
 def _ladders(result: Result) -> str:
     figures, texts = [], []
-    for run in result.runs:
-        diagram = diagram_of(result, run)
+    for title, run, connection in _drawn(result):
+        diagram = diagram_of(result, run, connection)
         if diagram is None:
             continue
-        title = "Through the service, hold" if run.way == HOLD else "Direct"
         legend = "<br>".join(escape(line) for line in diagram.legend())
         figures.append(
             f"<figure><h3>{escape(title)}</h3>{ladder_svg.draw(diagram, title)}"
@@ -228,9 +268,10 @@ def _ladders(result: Result) -> str:
         return "<p>No connection of this kind succeeded.</p>"
     words = (
         "Drawn from the packets captured at each host: the connection in the middle, by the time "
-        "of its first byte back. Numbers count from the ISN that the letter stands for. A dashed "
-        "arrow is a packet that clientnic made itself; a bar is the time during which clientnic "
-        "held a packet. The other waits, on servernic, are the WAN. The way down is in steps, not "
+        "of its first byte back, and fastopen's first contact. Numbers count from the ISN that the "
+        "letter stands for. A dashed arrow is a packet that clientnic made itself; a bar is the "
+        "time during which clientnic held a packet, or kept the SYN back for the request. The "
+        "other waits, on servernic, are the WAN. The way down is in steps, not "
         "to scale: the times stand at the left."
     )
     return (
@@ -240,22 +281,39 @@ def _ladders(result: Result) -> str:
     )
 
 
+def _drawn(result: Result) -> list[tuple[str, Run, Connection | None]]:
+    """Return what is drawn as a ladder: title, run, connection (None: the run's typical one)."""
+    names = {
+        DIRECT: "Direct",
+        HOLD: "Through the service, hold",
+        FASTOPEN: "Through the service, fastopen",
+    }
+    found: list[tuple[str, Run, Connection | None]] = [
+        (names[run.way], run, None) for run in result.runs
+    ]
+    first = first_contact(result.fastopen)
+    if first is not None:
+        found.append(("fastopen's first contact: it learns the cookie", result.fastopen, first))
+    return found
+
+
 def _plots(result: Result) -> str:
-    work = result.work(BULK)
     client_tap, server_tap = result.path[0].left, result.path[-1].right
-    until_ms = max(
-        (value for run in result.runs for value in run.values(work, LAST_BYTE_BACK)), default=0.0
-    )
-    if not until_ms:
-        return "<p>No connection of this kind succeeded.</p>"
     figures = []
-    for tap, where in ((client_tap, "At the client"), (server_tap, "At the server")):
-        curves = [curve for run in result.runs for curve in _curves(result, run, work, tap)]
-        figures.append(f"<figure>{timeseq.draw(curves, where, until_ms * 1.03)}</figure>")
+    for work in (result.work(SMALL), result.work(BULK)):
+        values = [v for run in result.runs for v in run.values(work, LAST_BYTE_BACK)]
+        for tap, where in ((client_tap, "at the client"), (server_tap, "at the server")):
+            curves = [curve for run in result.runs for curve in _curves(result, run, work, tap)]
+            if curves:
+                title = f"{work.title}, {where}"
+                plot = timeseq.draw(curves, title, max(values) * 1.03)
+                figures.append(f"<figure>{plot}</figure>")
+    if not figures:
+        return "<p>No connection of this kind succeeded.</p>"
     words = (
-        f"One connection of each run ({work.title}): how many bytes of the stream had left or "
-        "reached that host. Dashed: direct; solid: hold; a small circle: a segment that "
-        "brought nothing further, sent again or overtaken on the way."
+        "One connection of each run: how many bytes of the stream had left or reached that host. "
+        "Dashed: direct; solid: hold; heavy: fastopen; a small circle: a segment that brought "
+        "nothing further, sent again or overtaken on the way."
     )
     return f"<p>{escape(words)}</p>{_panels(figures)}"
 
@@ -266,12 +324,11 @@ def _curves(result: Result, run: Run, work: Work, tap: Tap) -> list[timeseq.Curv
         return []
     client, server = typical.client, result.server
     own = of_connection(run.records, client, server)
-    style = "b" if run.way == HOLD else "a"
     return [
         timeseq.Curve(
             name,
             run.way,
-            style,
+            _STYLES[run.way],
             timeseq.series(own, tap, source, destination, own[0].time_s),
         )
         for name, source, destination in (("request", client, server), ("answer", server, client))
@@ -300,11 +357,14 @@ def _environment(result: Result) -> str:
     entries.append(
         ("TCP", f"over {result.family}, congestion control {found.congestion_control}, MTU 1500")
     )
-    service = result.hold.service
-    if service is not None and service.synack_latency_us is not None:
+    entries.append(("net.ipv4.tcp_fastopen", f"{sysctl_text(result)} on the server's host"))
+    for run in result.through_service:
+        service = run.service
+        if service is None or service.synack_latency_us is None:
+            continue
         entries.append(
             (
-                "spoofed SYN-ACK",
+                f"spoofed SYN-ACK, {run.way}",
                 f"{service.synack_latency_us / 1000:.2f} ms (median) after the SYN was read from "
                 f"the queue, in {service.flows_spoofed} flows (the service's own log)",
             )

@@ -15,6 +15,13 @@ from nfq_zerortt.testbed.lateness import LatenessFigures
 
 DIRECT = "direct"
 HOLD = "hold"
+FASTOPEN = "fastopen"
+
+STRATEGIES = (HOLD, FASTOPEN)
+"""The ways through the service; each is called as its strategy."""
+
+WAYS = (DIRECT, *STRATEGIES)
+"""In the order in which they are gone."""
 
 Family = Literal["IPv4", "IPv6"]
 """Which addresses the two applications use."""
@@ -71,12 +78,29 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
+class FastOpen:
+    """What the server's host saw of TCP Fast Open (RFC 7413) in one connection, from its packets.
+
+    Attributes:
+        data_bytes: so much data was in the SYN; ``taken``: the SYN-ACK covers it.
+        sent_cookie: length of the cookie in the SYN, 0 in a request for one; None: no option.
+        given_cookie: length of the cookie in the SYN-ACK; None: no option.
+    """
+
+    data_bytes: int
+    taken: bool
+    sent_cookie: int | None
+    given_cookie: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """One connection of a run.
 
     ``error`` says what went wrong, None when the bytes went both ways unharmed; ``times`` and
     ``client`` (its endpoint) are None when it did not get so far. ``sent_twice`` counts the
-    client's segments with data that it had sent before.
+    client's segments with data that it had sent before. ``fast_open`` is None when the SYN
+    reached the server without data and without the option.
     """
 
     work: str
@@ -85,6 +109,7 @@ class Connection:
     client: Endpoint | None = None
     times: Times | None = None
     sent_twice: int = 0
+    fast_open: FastOpen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +124,7 @@ class ServiceFigures:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The whole work done once, in one way (DIRECT or HOLD)."""
+    """The whole work done once, in one of WAYS."""
 
     way: str
     connections: tuple[Connection, ...]
@@ -130,6 +155,13 @@ class Run:
         )
         return found[(len(found) - 1) // 2] if found else None
 
+    def data_taken(self, *works: Work) -> tuple[int, int]:
+        """Return of how many connections the SYN's data was taken, and how many there are."""
+        keys = {work.key for work in works}
+        made = [c for c in self.connections if c.work in keys]
+        taken = sum(c.fast_open is not None and c.fast_open.taken for c in made)
+        return taken, len(made)
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -150,22 +182,32 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Everything that a demonstration found."""
+    """Everything that a demonstration found.
+
+    ``fast_open_sysctl`` is net.ipv4.tcp_fastopen on the server's host; None if it has none.
+    """
 
     rtt_ms: float
     family: Family
     works: tuple[Work, ...]
     direct: Run
     hold: Run
+    fastopen: Run
     environment: Environment
     server: Endpoint
     path: Path
     wan_host: str
+    fast_open_sysctl: int | None
 
     @property
-    def runs(self) -> tuple[Run, Run]:
-        """Both runs, in the order in which they were made."""
-        return (self.direct, self.hold)
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, in the order in which they were made."""
+        return (self.direct, *self.through_service)
+
+    @property
+    def through_service(self) -> tuple[Run, ...]:
+        """The runs through the service, one for each of STRATEGIES."""
+        return (self.hold, self.fastopen)
 
     @property
     def problems(self) -> list[str]:
@@ -185,10 +227,10 @@ class Result:
         """Whether every connection succeeded and every byte arrived unharmed."""
         return not self.problems
 
-    def gain_ms(self, work: Work, figure: Figure) -> float | None:
-        """Return by how much the median came earlier through the product; None: not known."""
-        direct, hold = self.direct.median(work, figure), self.hold.median(work, figure)
-        return None if direct is None or hold is None else direct - hold
+    def gain_ms(self, run: Run, work: Work, figure: Figure) -> float | None:
+        """Return by how much the median came earlier in this run than direct; None: not known."""
+        direct, through = self.direct.median(work, figure), run.median(work, figure)
+        return None if direct is None or through is None else direct - through
 
     def work(self, key: str) -> Work:
         """Return the kind of work with this key."""
@@ -205,6 +247,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "family": result.family,
         "server": {"address": result.server[0], "port": result.server[1]},
         "environment": _environment(result.environment),
+        "server_tcp_fastopen": result.fast_open_sysctl,
         "figures": {figure.key: f"{figure.name}: {figure.meaning}" for figure in figures},
         "work": {
             work.key: {
@@ -215,7 +258,11 @@ def to_json(result: Result) -> dict[str, Any]:
                 "think_ms": work.think_ms,
                 **{run.way: _run(run, work, figures) for run in result.runs},
                 "gain_ms": {
-                    figure.key: _rounded(result.gain_ms(work, figure)) for figure in figures
+                    run.way: {
+                        figure.key: _rounded(result.gain_ms(run, work, figure))
+                        for figure in figures
+                    }
+                    for run in result.through_service
                 },
             }
             for work in result.works
@@ -227,7 +274,7 @@ def to_json(result: Result) -> dict[str, Any]:
             }
             for run in result.runs
         },
-        "service": _service(result.hold.service),
+        "service": {run.way: _service(run.service) for run in result.through_service},
     }
 
 
@@ -237,6 +284,7 @@ def _run(run: Run, work: Work, figures: Sequence[Figure]) -> dict[str, Any]:
         "connections": len(made),
         "failed": sum(c.error is not None for c in made),
         "segments_sent_twice": sum(c.sent_twice for c in made),
+        "fast_open": [_fast_open(c.fast_open) for c in made],
         **{figure.key: _summary(run.values(work, figure)) for figure in figures},
     }
 
@@ -250,6 +298,17 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
         "min": apply(min),
         "max": apply(max),
         "values": [_rounded(value) for value in values],
+    }
+
+
+def _fast_open(found: FastOpen | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "syn_data_bytes": found.data_bytes,
+        "syn_data_taken": found.taken,
+        "cookie_bytes_sent": found.sent_cookie,
+        "cookie_bytes_given": found.given_cookie,
     }
 
 

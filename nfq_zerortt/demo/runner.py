@@ -1,4 +1,4 @@
-"""Running the demonstration: four hosts, captures on all of them, the work done both ways."""
+"""Running the demonstration: four hosts, captures on all of them, the work done in all ways."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from nfq_zerortt.demo.figures import connections
 from nfq_zerortt.demo.processes import LineReader, ended
 from nfq_zerortt.demo.result import (
     DIRECT,
+    FASTOPEN,
     HOLD,
     Environment,
     Family,
@@ -44,6 +45,12 @@ from nfq_zerortt.testbed.topology import Topology
 _PORT = 8080
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _PROGRAMS = Path(__file__).resolve().parent
+_FAST_OPEN = "net.ipv4.tcp_fastopen"
+FAST_OPEN_SERVER = 0x402
+"""Server side on (2), without a socket option (0x400): Linux, Documentation/networking/ip-sysctl.
+
+It holds for IPv6, too, and for what listens from then on.
+"""
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 10.0
 
@@ -60,7 +67,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """What both runs have in common."""
+    """What all runs have in common."""
 
     testbed: Testbed
     family: Family
@@ -105,9 +112,16 @@ class _Stage:
         return (self.address(self.server_tap), _PORT)
 
 
-def perform(rtt_ms: float, progress: Progress, family: Family = "IPv4") -> Result:
+def perform(
+    rtt_ms: float,
+    progress: Progress,
+    family: Family = "IPv4",
+    server_fast_open: int | None = FAST_OPEN_SERVER,
+) -> Result:
     """Bring up a testbed of its own, do the work direct and through the service, take it down.
 
+    ``server_fast_open``: net.ipv4.tcp_fastopen of the server's host; None leaves it as it is.
+    Where the kernel does not have it, no data is taken in a SYN, which the result shows.
     Whatever ends this (an error, KeyboardInterrupt, SystemExit), nothing is left behind.
 
     Raises:
@@ -128,8 +142,9 @@ def perform(rtt_ms: float, progress: Progress, family: Family = "IPv4") -> Resul
         cleanup.callback(_down, testbed)
         testbed.up()
         stage = _Stage(testbed, family, works(rtt_ms), Path(directory), progress)
-        direct = _run(stage, DIRECT)
-        hold = _run(stage, HOLD)
+        # Before any application listens there, and for all ways alike.
+        sysctl = _set_fast_open(stage, server_fast_open)
+        direct, hold, fastopen = (_run(stage, way) for way in (DIRECT, HOLD, FASTOPEN))
         status = testbed.status()
         progress.step("taking the hosts down")
     return Result(
@@ -138,11 +153,22 @@ def perform(rtt_ms: float, progress: Progress, family: Family = "IPv4") -> Resul
         works=stage.works,
         direct=direct,
         hold=hold,
+        fastopen=fastopen,
         environment=_environment(status, date, load),
         server=stage.server,
         path=stage.path,
         wan_host=stage.topology.wan_host,
+        fast_open_sysctl=sysctl,
     )
+
+
+def _set_fast_open(stage: _Stage, wanted: int | None) -> int | None:
+    """Set the server host's sysctl if it has it, and return what it then is."""
+    host = stage.server_tap.host
+    if wanted is not None:
+        stage.testbed.exec(host, ("sysctl", "-q", "-w", f"{_FAST_OPEN}={wanted}"))
+    said = stage.testbed.exec(host, ("sysctl", "-n", _FAST_OPEN))
+    return int(said.stdout) if said.returncode == 0 else None
 
 
 def _clear_away_dead() -> None:
@@ -182,12 +208,12 @@ def _run(stage: _Stage, way: str) -> Run:
     problems: list[str] = []
     service: _Service | None = None
     with ExitStack() as cleanup:
-        if way == HOLD:
-            stage.progress.step("starting nfq-zerortt run --strategy hold on clientnic")
-            service = cleanup.enter_context(_service(stage))
+        if way != DIRECT:
+            stage.progress.step(f"starting nfq-zerortt run --strategy {way} on clientnic")
+            service = cleanup.enter_context(_service(stage, way))
         captures = [cleanup.enter_context(_capture(stage, way, tap)) for tap in _taps(stage)]
         server = cleanup.enter_context(_server(stage))
-        through = "through the service" if way == HOLD else "direct, no service running"
+        through = "direct, no service running" if way == DIRECT else f"through the service, {way}"
         stage.progress.step(f"{total} connections {through}")
         client_said = _client(stage, problems)
         # The last FINs are still on their way, and tcpdump shall have written all it saw.
@@ -212,7 +238,7 @@ def _run(stage: _Stage, way: str) -> Run:
         server_tap=stage.server_tap,
         client_address=stage.address(stage.client_tap),
         server=stage.server,
-        expect_spoofed=way == HOLD,
+        expect_spoofed=way != DIRECT,
     )
     if len(made) < total:
         problems.append(f"only {len(made)} of {total} connections were tried")
@@ -349,11 +375,15 @@ class _Service:
 
 
 @contextmanager
-def _service(stage: _Stage) -> Iterator[_Service]:
-    log = stage.directory / "service.log"
+def _service(stage: _Stage, strategy: str) -> Iterator[_Service]:
+    """Run the service of its own configuration: none of the machine's, nothing kept for later."""
+    log = stage.directory / f"service-{strategy}.log"
+    config = stage.directory / "empty.toml"
+    config.touch()
     towards_client, towards_server = stage.path[0].right, stage.path[1].left
     argv = (
-        *(sys.executable, "-m", "nfq_zerortt", "run", "--strategy", "hold"),
+        *(sys.executable, "-m", "nfq_zerortt", "run", "--strategy", strategy),
+        *("--config", str(config), "--control-socket", "", "--state-file", ""),
         *("--client-iface", towards_client.interface),
         *("--server-iface", towards_server.interface),
         *("--log-format", "json", "--log-level", "info", "--log-file", str(log)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FIRST = "first"
 SMALL = "small"
 THINKING = "thinking"
 BULK = "bulk"
@@ -30,15 +31,20 @@ class Work:
         """What it is, in a few words."""
         sizes = f"{_size(self.request_bytes)} request, {_size(self.answer_bytes)} answer"
         busy = f", client busy {self.think_ms:g} ms first" if self.think_ms else ""
-        return sizes + busy
+        return ("first contact: " if self.key == FIRST else "") + sizes + busy
 
 
 def works(rtt_ms: float) -> tuple[Work, ...]:
-    """Return what is done in each run at this round trip."""
+    """Return what is done in each run at this round trip, in this order.
+
+    FIRST is the run's first contact with the server, made apart from the others, for it is then
+    that Fast Open learns the cookie.
+    """
     return (
+        Work(FIRST, 1, 200, 1000),
         Work(SMALL, 10, 200, 1000),
-        Work(THINKING, 10, 200, 1000, think_ms=round(_THINK_SHARE * rtt_ms, 3)),
         Work(BULK, 3, 200_000, 200_000),
+        Work(THINKING, 6, 200, 1000, think_ms=round(_THINK_SHARE * rtt_ms, 3)),
     )
 
 

@@ -164,4 +164,14 @@ def read(file: Path, tap: Tap) -> Iterator[PacketRecord]:
                 seq=segment.seq,
                 ack=segment.ack,
                 payload_bytes=payload_bytes,
+                fast_open=_cookie_bytes(segment.options),
             )
+
+
+def _cookie_bytes(options: Sequence[tuple[Any, Any]]) -> int | None:
+    """Return the length of the Fast Open cookie, 0 for a request, None without the option."""
+    for name, value in options:
+        if name == "TFO":
+            # scapy gives a cookie of 8 bytes as two numbers, any other as bytes.
+            return 8 if isinstance(value, tuple) else len(value)
+    return None

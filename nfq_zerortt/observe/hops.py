@@ -65,6 +65,8 @@ class Hop:
     payload_bytes: int
     seq_base: Base
     ack_base: Base | None
+    fast_open: int | None = None
+    """As in PacketRecord."""
 
     @property
     def start_s(self) -> float:
@@ -98,11 +100,14 @@ class Passage:
     ``hops`` are in order of time. ``onward`` maps a hop to the one that carried the same
     packet on from the next host (to several, where it was cut into smaller segments), as
     indices into ``hops``. ``bases``: the client's ISN first, then the server's, one per letter.
+    ``into_syn`` maps a hop that brought data to a host to the one that carried this data on in
+    the connection's SYN, which had come without.
     """
 
     hops: tuple[Hop, ...]
     onward: dict[int, tuple[int, ...]]
     bases: tuple[Base, ...]
+    into_syn: dict[int, int]
 
 
 def trace(
@@ -121,7 +126,8 @@ def trace(
     # Of two that left at the same time, the one further along its way comes last.
     hops.sort(key=lambda hop: (hop.start_s, hop.link if hop.to_server else -hop.link))
     bases = {base.letter: base for base in (client_base, *reversed(server_bases))}
-    return Passage(tuple(hops), _onward(hops, len(path)), tuple(bases.values()))
+    onward = _onward(hops, len(path))
+    return Passage(tuple(hops), onward, tuple(bases.values()), _into_syn(hops, onward))
 
 
 def _isn(records: Iterable[PacketRecord]) -> int | None:
@@ -193,6 +199,7 @@ def _hop(crossing: _Crossing, link: int, to_server: bool, seq_base: Base, ack_ba
         payload_bytes=packet.payload_bytes,
         seq_base=seq_base,
         ack_base=ack_base if with_ack else None,
+        fast_open=packet.fast_open,
     )
 
 
@@ -209,7 +216,8 @@ def _onward(hops: Sequence[Hop], links: int) -> dict[int, tuple[int, ...]]:
                 arrival = _origin(hops, came, taken, hops[departure])
                 if arrival is not None:
                     onward[arrival].append(departure)
-                    if hops[arrival].payload_bytes == hops[departure].payload_bytes:
+                    same_size = hops[arrival].payload_bytes == hops[departure].payload_bytes
+                    if same_size or _is_syn(hops[departure]):
                         taken.add(arrival)
     return {arrival: tuple(departures) for arrival, departures in onward.items()}
 
@@ -224,7 +232,12 @@ def _origin(hops: Sequence[Hop], came: Sequence[int], taken: set[int], left: Hop
 
 
 def _carries(came: Hop, left: Hop) -> bool:
-    """Tell whether ``left`` is ``came`` forwarded, whole or cut into smaller segments."""
+    """Tell whether ``left`` is ``came`` forwarded, whole or cut into smaller segments.
+
+    A SYN may have got data on the way.
+    """
+    if _is_syn(left):
+        return _is_syn(came) and came.seq == left.seq and came.payload_bytes <= left.payload_bytes
     if came.payload_bytes and left.payload_bytes:
         return came.seq <= left.seq and (
             left.seq + left.payload_bytes <= came.seq + came.payload_bytes
@@ -235,3 +248,30 @@ def _carries(came: Hop, left: Hop) -> bool:
         left.ack,
         left.payload_bytes,
     )
+
+
+def _is_syn(hop: Hop) -> bool:
+    return hop.flags & (tcp.SYN | tcp.ACK) == tcp.SYN
+
+
+def gained_data(came: Hop, left: Hop) -> bool:
+    """Tell whether a SYN came without data and left with some."""
+    return _is_syn(left) and left.payload_bytes > came.payload_bytes
+
+
+def _into_syn(hops: Sequence[Hop], onward: dict[int, tuple[int, ...]]) -> dict[int, int]:
+    """Find the segment whose data a host has put into the SYN."""
+    found: dict[int, int] = {}
+    for came, (left, *_) in onward.items():
+        if not gained_data(hops[came], hops[left]):
+            continue
+        for index, hop in enumerate(hops):
+            if (
+                (hop.link, hop.to_server) == (hops[came].link, hops[came].to_server)
+                and hop.seq == hops[left].seq + 1
+                and hop.payload_bytes > 0
+                and hop.end_s <= hops[left].start_s
+            ):
+                found[index] = left
+                break
+    return found

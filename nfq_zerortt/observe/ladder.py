@@ -9,10 +9,10 @@ or ends in the middle, and a note says so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from nfq_zerortt.observe.hops import Base, Hop, Passage, Path, trace
+from nfq_zerortt.observe.hops import Base, Hop, Passage, Path, gained_data, trace
 from nfq_zerortt.observe.records import Endpoint, PacketRecord
 from nfq_zerortt.wire import flags as tcp
 
@@ -33,6 +33,8 @@ class Note(Enum):
     STOPPED = "ends here"
     HELD = "held"
     RELEASED = "released"
+    INTO_SYN = "goes into the SYN"
+    WITH_DATA = "sent with the data"
     LOST = "lost"
 
 
@@ -110,7 +112,39 @@ class Layout:
                 f"S - F = {delta} (mod 2^32): the translation adds it to ACK on the way "
                 "to the server, and takes it off SEQ on the way to the client."
             )
-        return lines
+        return lines + self._fast_open_legend()
+
+    def _fast_open_legend(self) -> list[str]:
+        said = {
+            f"in the {flag_names(hop.flags)} "
+            + (f"a cookie of {hop.fast_open} bytes" if hop.fast_open else "a request for a cookie")
+            for row in self.rows
+            for hop in row.hops
+            if hop.fast_open is not None
+        }
+        if not said:
+            return []
+        return [
+            f"TFO = TCP Fast Open option (RFC 7413), {', '.join(sorted(said))}; data in a SYN "
+            "begins at C+1."
+        ]
+
+    def until_answer(self) -> Layout:
+        """Return the part up to the first row in which data from the server is at the client."""
+        count = 1 + next(
+            (
+                number
+                for number, row in enumerate(self.rows)
+                if row.to_host == 0 and row.hops[-1].payload_bytes
+            ),
+            len(self.rows) - 1,
+        )
+        return replace(
+            self,
+            rows=self.rows[:count],
+            waits=tuple(wait for wait in self.waits if wait.last_row < count),
+            pauses=frozenset(number for number in self.pauses if number < count),
+        )
 
 
 def layout(
@@ -148,14 +182,19 @@ def layout(
             begin = Note.SPOOFED if _is_syn_ack(hops[0]) else Note.MADE
         elif origin is not None:
             waits.append(Wait(hops[0].from_host, row_of[origin], number))
-            if hops[0].from_host != quiet and _wait_s(passage, origin, chain[0]) > merge_s:
+            if gained_data(passage.hops[origin], hops[0]):
+                begin = Note.WITH_DATA
+            elif hops[0].from_host != quiet and _wait_s(passage, origin, chain[0]) > merge_s:
                 begin = Note.RELEASED
         if hops[-1].received_s is None:
             end = Note.LOST
         elif last is not None:
             waited_s = _wait_s(passage, chain[-1], last[0])
-            if hops[-1].to_host != quiet and waited_s > merge_s:
+            kept_back = gained_data(hops[-1], passage.hops[last[0]])
+            if hops[-1].to_host != quiet and (waited_s > merge_s or kept_back):
                 end = Note.HELD
+        elif chain[-1] in passage.into_syn:
+            end = Note.INTO_SYN
         elif inner_end:
             end = Note.LOST if hops[-1].to_host == quiet else Note.STOPPED
         time_ms = (hops[0].start_s - start_s) * 1000
@@ -188,6 +227,8 @@ def label(hop: Hop, room: int) -> str:
     """Describe a packet as fully as ``room`` characters allow; '' when not even its flags fit."""
     names = flag_names(hop.flags)
     start = hop.seq_base.show(hop.seq)
+    if hop.flags & tcp.SYN:
+        return _syn_label(hop, f"{names} {start}", room)
     data = f"{start}:{hop.seq + hop.payload_bytes}" if hop.payload_bytes else start
     ack = f" ack {hop.ack_base.show(hop.ack)}" if hop.ack_base is not None else ""
     for text in (
@@ -195,6 +236,26 @@ def label(hop: Hop, room: int) -> str:
         f"{names} {start}{ack}",
         f"{names} {start}",
         names,
+    ):
+        if len(text) <= room:
+            return text
+    return ""
+
+
+def _syn_label(hop: Hop, begin: str, room: int) -> str:
+    """Describe a SYN or SYN-ACK: its data, and its Fast Open option, are worth more than most."""
+    ack = f" ack {hop.ack_base.show(hop.ack)}" if hop.ack_base is not None else ""
+    data = f" {hop.payload_bytes} B" if hop.payload_bytes else ""
+    option = short = ""
+    if hop.fast_open is not None:
+        short = " TFO"
+        option = " TFO cookie" if hop.fast_open else " TFO request"
+    for text in (
+        f"{begin}{ack}{data}{option}",
+        f"{begin}{ack}{data}{short}",
+        f"{begin}{ack}{data}",
+        begin,
+        flag_names(hop.flags),
     ):
         if len(text) <= room:
             return text
@@ -228,6 +289,8 @@ def _chains(passage: Passage, merge_s: float) -> list[list[int]]:
         while True:
             onward = passage.onward.get(chain[-1], ())
             if len(onward) != 1 or _wait_s(passage, chain[-1], onward[0]) > merge_s:
+                break
+            if gained_data(passage.hops[chain[-1]], passage.hops[onward[0]]):
                 break
             chain.append(onward[0])
             joined.add(onward[0])

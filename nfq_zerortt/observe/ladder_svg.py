@@ -100,7 +100,8 @@ def _row(row: Row, top: float, columns: list[float]) -> list[str]:
 def _labels(hop: Hop, middle: float, line: float) -> list[str]:
     """Write what it is above the arrow, and its numbers below."""
     size = f" {hop.payload_bytes} B" if hop.payload_bytes else ""
-    above = flag_names(hop.flags) + size
+    option = " TFO" if hop.fast_open is not None else ""
+    above = flag_names(hop.flags) + size + option
     return [
         svg.text(middle, line - 4, above, "mono strong ladder-label halo", "middle"),
         svg.text(middle, line + 11.5, _numbers(hop), "mono ladder-label halo", "middle"),
@@ -117,4 +118,7 @@ def _head(hop: Hop, tip: float, y: float, towards: int, own: str) -> str:
 
 def _numbers(hop: Hop) -> str:
     ack = f" ack {hop.ack_base.show(hop.ack)}" if hop.ack_base is not None else ""
-    return f"{hop.seq_base.show(hop.seq)}{ack}"
+    option = ""
+    if hop.fast_open is not None:
+        option = " cookie" if hop.fast_open else " request"
+    return f"{hop.seq_base.show(hop.seq)}{ack}{option}"

@@ -28,7 +28,9 @@ class PacketRecord:
     """One TCP packet at one place.
 
     ``time_s`` is the kernel's timestamp in seconds; ladder and plots need the clocks of all
-    taps to agree. ``seq`` and ``ack`` are the numbers on the wire (absolute).
+    taps to agree. ``seq`` and ``ack`` are the numbers on the wire (absolute). ``fast_open`` is
+    the length in bytes of the cookie in its Fast Open option (RFC 7413, section 2), 0 in one
+    that asks for a cookie; None without the option.
     """
 
     time_s: float
@@ -39,6 +41,7 @@ class PacketRecord:
     seq: int
     ack: int
     payload_bytes: int
+    fast_open: int | None = None
 
     @property
     def is_syn(self) -> bool:
@@ -75,10 +78,12 @@ def data_of(
     """Return one direction's segments with data as seen at ``tap``; [] without its SYN there.
 
     Positions are relative to the ISN that this tap saw, so they are the same on both sides of
-    a translation.
+    a translation. Data in a SYN that the SYN-ACK does not cover is left out: the receiver has
+    ignored it, as if it had not been sent (RFC 7413, section 4.2).
     """
     isn: int | None = None
     found: list[SentData] = []
+    records = list(records)
     for record in records:
         if record.tap != tap or (record.source, record.destination) != (source, destination):
             continue
@@ -86,8 +91,23 @@ def data_of(
             isn = record.seq
         if isn is None or not record.payload_bytes:
             continue
+        if record.is_syn and not syn_data_taken(records, record):
+            continue
         # The SYN takes one number; data in a SYN (Fast Open) begins right after it.
         begin = record.seq if not record.flags & tcp.SYN else seqnum.add(record.seq, 1)
         start = seqnum.distance(seqnum.add(isn, 1), begin)
         found.append(SentData(record.time_s, start, start + record.payload_bytes))
     return found
+
+
+def syn_data_taken(records: Iterable[PacketRecord], syn: PacketRecord) -> bool:
+    """Tell whether a SYN-ACK that was seen at the same tap covers the data in this SYN."""
+    ends = (syn.destination, syn.source)
+    end = seqnum.add(syn.seq, 1 + syn.payload_bytes)
+    return any(
+        record.is_syn_ack
+        and record.tap == syn.tap
+        and (record.source, record.destination) == ends
+        and record.ack == end
+        for record in records
+    )

@@ -12,11 +12,13 @@ STYLE = """
 svg .series { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg .series.a { stroke: var(--direct); stroke-dasharray: 6 3; }
 svg .series.b { stroke: var(--hold); }
+svg .series.c { stroke: var(--fastopen); stroke-width: 3.6; }
 svg .repeat { fill: none; stroke: var(--text); stroke-width: 1.4; }
 """
 
-_WIDTH, _HEIGHT = 380, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 40, 36
+_WIDTH, _HEIGHT = 380, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 40, 56
+_LABEL = 60  # room for a stream's name
 
 Axis = Callable[[float], float]
 """From a value to a place in the picture."""
@@ -46,7 +48,7 @@ class Series:
 class Curve:
     """A series to be plotted: a stream of the connection, and the way that it went.
 
-    ``style``, one for each way, is "a" (dashed) or "b" (solid).
+    ``style``, one for each way, is "a" (dashed), "b" (solid) or "c" (heavy).
     """
 
     stream: str
@@ -103,9 +105,10 @@ def draw(curves: Sequence[Curve], title: str, until_ms: float) -> str:
         parts.append(svg.text(at, _HEIGHT - _BOTTOM + 14, f"{number * step:g}", "muted", "middle"))
     parts.append(svg.text(_LEFT - 5, _TOP - 10, "kB", "muted", "end"))
     parts.append(
-        svg.text(_WIDTH - _RIGHT, _HEIGHT - 4, "ms since the SYN left the client", "muted", "end")
+        svg.text(_WIDTH - _RIGHT, _HEIGHT - 25, "ms since the SYN left the client", "muted", "end")
     )
-    for curve in curves:
+    # The heavy ones at the back, for curves may cover each other.
+    for curve in sorted(curves, key=lambda one: one.style, reverse=True):
         points = curve.series.points
         if not points:
             continue
@@ -127,14 +130,17 @@ def draw(curves: Sequence[Curve], title: str, until_ms: float) -> str:
 
 
 def _labels(curves: Sequence[Curve], x: Axis, y: Axis) -> list[str]:
-    """Name each stream once, to the left of where it ends first, and explain the two lines."""
+    """Name each stream once, beside where it ends first, and explain the lines."""
     parts = []
     for name in dict.fromkeys(curve.stream for curve in curves):
         ends = [c.series.points[-1] for c in curves if c.stream == name and c.series.points]
         if ends:
             first = min(ends, key=lambda point: point.time_ms)
-            at = (x(first.time_ms) - 6, y(first.end * 0.93))
-            parts.append(svg.text(*at, name, "strong halo", "end"))
+            at, level = x(first.time_ms), y(first.end * 0.93)
+            if at < _LEFT + _LABEL:
+                parts.append(svg.text(at + 6, level, name, "strong halo"))
+            else:
+                parts.append(svg.text(at - 6, level, name, "strong halo", "end"))
     left = float(_LEFT)
     for way, style in dict.fromkeys((curve.way, curve.style) for curve in curves):
         line = f"M{left:.0f} {_HEIGHT - 8}h26"

@@ -13,18 +13,26 @@ import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import pytest
 from support.namespaces import UNPRIVILEGED
 
 import nfq_zerortt
+from nfq_zerortt.demo import page, runner, terminal
+from nfq_zerortt.demo.result import FIGURES as SHOWN
+from nfq_zerortt.demo.result import Connection, Result, Run
+from nfq_zerortt.observe.records import PacketRecord, Tap, of_connection
 from nfq_zerortt.testbed import state
+from nfq_zerortt.wire import flags as tcp
 
 COMMAND = (sys.executable, "-m", "nfq_zerortt", "demo")
 AS_NOBODY = (*UNPRIVILEGED, *COMMAND)
 PACKAGE_PARENT = str(Path(nfq_zerortt.__file__).parents[1])
+STRATEGIES = ("hold", "fastopen")
+WAYS = ("direct", *STRATEGIES)
+FIRST_BYTE_BACK = SHOWN[3]
 FIGURES = ("connect_ms", "first_byte_sent_ms", "first_byte_at_server_ms", "first_byte_back_ms")
 SVG = "http://www.w3.org/2000/svg"
 
@@ -106,9 +114,10 @@ def test_it_shows_what_is_gained_and_what_is_not(tmp_path: Path) -> None:
     assert found["family"] == "IPv4"
     rtt_ms = found["rtt_ms"]
     assert rtt_ms == 100
-    for key in ("small", "thinking", "bulk"):
+    assert found["server_tcp_fastopen"] == 0x402
+    for key in ("first", "small", "thinking", "bulk"):
         work = found["work"][key]
-        for way in ("direct", "hold"):
+        for way in WAYS:
             assert work[way]["connections"] == work["connections"]
             assert work[way]["failed"] == 0
             medians = [work[way][figure]["median"] for figure in FIGURES[1:]]
@@ -118,23 +127,27 @@ def test_it_shows_what_is_gained_and_what_is_not(tmp_path: Path) -> None:
                 assert work[way][figure]["min"] <= work[way][figure]["median"]
                 assert work[way][figure]["median"] <= work[way][figure]["max"]
         assert min(work["direct"]["connect_ms"]["values"]) >= rtt_ms
-        assert work["hold"]["connect_ms"]["median"] < rtt_ms / 2
-        # Nobody can deliver before the server's handshake is done: a round trip and a half.
-        for way in ("direct", "hold"):
+        for strategy in STRATEGIES:
+            assert work[strategy]["connect_ms"]["median"] < rtt_ms / 2
+        # Without data in the SYN, nobody can deliver before the server's handshake is done: a
+        # round trip and a half.
+        for way in WAYS if key in ("first", "thinking") else ("direct", "hold"):
             assert min(work[way]["first_byte_at_server_ms"]["values"]) >= 1.5 * rtt_ms - 1
             assert min(work[way]["first_byte_back_ms"]["values"]) >= 2 * rtt_ms - 1
     # What is promised, with room for a busy machine.
     gain = found["work"]["small"]["gain_ms"]
-    assert gain["connect_ms"] > 0.9 * rtt_ms
-    assert gain["first_byte_sent_ms"] > 0.9 * rtt_ms
-    assert gain["first_byte_at_server_ms"] < 0.25 * rtt_ms
-    assert gain["first_byte_back_ms"] < 0.25 * rtt_ms
-    assert found["work"]["thinking"]["gain_ms"]["first_byte_back_ms"] > 0.4 * rtt_ms
-    assert found["service"]["exit_status"] == 0
-    assert found["service"]["flows_spoofed"] == sum(
-        work["connections"] for work in found["work"].values()
-    )
-    for way in ("direct", "hold"):
+    for strategy in STRATEGIES:
+        assert gain[strategy]["connect_ms"] > 0.9 * rtt_ms
+        assert gain[strategy]["first_byte_sent_ms"] > 0.9 * rtt_ms
+        busy = found["work"]["thinking"]["gain_ms"][strategy]
+        assert busy["first_byte_back_ms"] > 0.4 * rtt_ms
+        _check_service(found, strategy)
+    assert gain["hold"]["first_byte_at_server_ms"] < 0.25 * rtt_ms
+    assert gain["hold"]["first_byte_back_ms"] < 0.25 * rtt_ms
+    assert gain["fastopen"]["first_byte_at_server_ms"] > 0.75 * rtt_ms
+    assert gain["fastopen"]["first_byte_back_ms"] > 0.75 * rtt_ms
+    _check_fast_open(found)
+    for way in WAYS:
         taps = found["captures"][way]
         assert {tap.split()[0] for tap in taps} == {"client", "clientnic", "servernic", "server"}
         assert all(counts["dropped"] == 0 for counts in taps.values())
@@ -143,13 +156,38 @@ def test_it_shows_what_is_gained_and_what_is_not(tmp_path: Path) -> None:
     assert demo.leftovers() == []
 
 
+def _check_service(found: dict[str, Any], strategy: str) -> None:
+    service = found["service"][strategy]
+    assert service["exit_status"] == 0
+    made = sum(work["connections"] for work in found["work"].values())
+    assert service["flows_spoofed"] == made
+
+
+def _check_fast_open(found: dict[str, Any]) -> None:
+    """The first contact asks for a cookie, the others carry it; nobody else uses the option."""
+    for work in found["work"].values():
+        for way in ("direct", "hold"):
+            assert work[way]["fast_open"] == [None] * work["connections"]
+    (first,) = found["work"]["first"]["fastopen"]["fast_open"]
+    assert first["cookie_bytes_sent"] == 0
+    assert first["syn_data_taken"] is False
+    assert first["cookie_bytes_given"] > 0
+    small = found["work"]["small"]["fastopen"]["fast_open"]
+    taken = [one for one in small if one is not None and one["syn_data_taken"]]
+    # On a busy machine the client may be late for one SYN or another.
+    assert len(taken) >= 0.7 * len(small)
+    for one in taken:
+        assert one["syn_data_bytes"] == 200
+        assert one["cookie_bytes_sent"] == first["cookie_bytes_given"]
+
+
 def _check_report(report: str) -> None:
     """Nothing from elsewhere, no script; all its parts; pictures that can be parsed."""
     assert re.findall(r"https?:", report.replace(SVG, "")) == []
     for foreign in ("<script", '<link rel="stylesheet', "@import", "url(", "src="):
         assert foreign not in report
     pictures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
-    assert len(pictures) == 3 + 2 + 2  # distributions, ladders, time-sequence plots
+    assert len(pictures) == 3 + 4 + 4  # distributions, ladders, time-sequence plots
     for picture in pictures:
         ElementTree.fromstring(picture)
     for expected in (
@@ -159,6 +197,10 @@ def _check_report(report: str) -> None:
         "first byte back",
         "spoofed here",
         "released",
+        "goes into the SYN",
+        "sent with the data",
+        "TFO cookie",
+        "TFO request",
         "SHA-256 equal at both ends",
         "nfq-zerortt demo --rtt 100ms",
         nfq_zerortt.__version__,
@@ -175,16 +217,17 @@ def test_over_ipv6(tmp_path: Path) -> None:
     assert found["ok"] is True
     assert found["family"] == "IPv6"
     assert ip_address(found["server"]["address"]).version == 6
-    assert found["service"]["flows_spoofed"] == sum(
-        work["connections"] for work in found["work"].values()
-    )
-    for way in ("direct", "hold"):
+    for way in WAYS:
         for counts in found["captures"][way].values():
             assert counts["packets"] > 0
             assert counts["dropped"] == 0
-    gain = found["work"]["small"]["gain_ms"]
-    assert gain["connect_ms"] > 0.5 * found["rtt_ms"]
-    assert gain["first_byte_sent_ms"] > 0.5 * found["rtt_ms"]
+    for strategy in STRATEGIES:
+        _check_service(found, strategy)
+        gain = found["work"]["small"]["gain_ms"][strategy]
+        assert gain["connect_ms"] > 0.5 * found["rtt_ms"]
+        assert gain["first_byte_sent_ms"] > 0.5 * found["rtt_ms"]
+    assert gain["first_byte_back_ms"] > 0.5 * found["rtt_ms"]
+    _check_fast_open(found)
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     for expected in ("TCP over IPv6", "nfq-zerortt demo --rtt 40ms --ipv6", "spoofed here"):
         assert expected in report
@@ -204,19 +247,28 @@ def test_terminal_output_fits_80_columns_and_a_killed_one_is_cleared_away(tmp_pa
     status, stdout, stderr = demo.end()
     assert status == 0, stderr
     assert max(len(line) for line in stdout.splitlines()) <= 80
-    for expected in ("connect() returns", "not gained", "spoofed here", "held", "released"):
+    for expected in (
+        *("connect() returns", "gain hold", "gain fastopen", "hold: gained", "fastopen: gained"),
+        *("not gained", "spoofed here", "held", "released"),
+        *("goes into the SYN", "sent with the data", "200 B TFO", "SYN-ACK S ack C+201"),
+        "its SYN asked for a cookie, its 200 B of data were ignored",
+        "0x402",
+    ):
         assert expected in " ".join(stdout.split())
-    assert "All 46 connections complete" in stdout
+    assert "All 60 connections complete" in stdout
     for directory in elsewhere.iterdir():  # of its temporary files; all else has to be gone
         shutil.rmtree(directory)
     assert killed.leftovers() == []
     assert demo.leftovers() == []
 
 
-@pytest.mark.parametrize(("phase", "way"), [("direct,", "direct"), ("through", "hold")])
+@pytest.mark.parametrize(
+    ("phase", "way"),
+    [("direct,", "direct"), ("service, hold", "hold"), ("service, fastopen", "fastopen")],
+)
 def test_a_server_that_dies_is_a_failure(tmp_path: Path, phase: str, way: str) -> None:
     demo = start(tmp_path, "--rtt", "40ms", "--json", "--report", "report.html")
-    demo.wait_for(f"connections {phase}")
+    demo.wait_for(f"{phase}")
     time.sleep(0.3)
     servers = [pid for pid, argv in demo.processes().items() if "server.py" in " ".join(argv)]
     assert len(servers) == 1
@@ -227,8 +279,9 @@ def test_a_server_that_dies_is_a_failure(tmp_path: Path, phase: str, way: str) -
     assert found["ok"] is False
     assert all(problem.startswith(f"{way}: connection ") for problem in found["problems"])
     failed = {key: work[way]["failed"] for key, work in found["work"].items()}
-    assert failed["bulk"] == found["work"]["bulk"]["connections"]
-    assert found["work"]["bulk"][way]["connect_ms"]["median"] is None
+    last = found["work"]["thinking"]
+    assert failed["thinking"] == last["connections"]
+    assert last[way]["connect_ms"]["median"] is None
     assert len(found["problems"]) == sum(failed.values())
     assert f"FAILED {found['problems'][0]}" in stderr
     assert "Traceback" not in stderr
@@ -236,16 +289,17 @@ def test_a_server_that_dies_is_a_failure(tmp_path: Path, phase: str, way: str) -
     assert demo.leftovers() == []
 
 
-def test_a_service_that_dies_is_a_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_service_that_dies_is_a_failure(tmp_path: Path, strategy: str) -> None:
     demo = start(tmp_path, "--rtt", "40ms")
-    demo.wait_for("connections through")
+    demo.wait_for(f"connections through the service, {strategy}")
     time.sleep(0.3)
     services = [pid for pid, argv in demo.processes().items() if "--client-iface" in argv]
     assert len(services) == 1
     os.kill(services[0], signal.SIGKILL)
     status, stdout, stderr = demo.end()
     assert status == 1
-    assert "the service ended by itself" in " ".join(stdout.split())
+    assert f"{strategy}: the service ended by itself" in " ".join(stdout.split())
     assert "Traceback" not in stderr
     assert demo.leftovers() == []
 
@@ -256,6 +310,7 @@ def test_a_service_that_dies_is_a_failure(tmp_path: Path) -> None:
         (signal.SIGINT, "bringing up", 0.1, 130),
         (signal.SIGTERM, "connections direct", 0.2, 143),
         (signal.SIGINT, "connections through", 0.2, 130),
+        (signal.SIGTERM, "through the service, fastopen", 0.2, 143),
         (signal.SIGTERM, "taking", 0.0, 143),
     ],
 )
@@ -272,6 +327,84 @@ def test_interrupted_it_leaves_nothing_behind(
     assert status == expected
     assert "Traceback" not in stderr
     assert demo.leftovers() == []
+
+
+class Silent:
+    """Nobody is told of the progress."""
+
+    def step(self, text: str) -> None:
+        """Say nothing."""
+
+    def connections(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+
+def at(result: Result, run: Run, connection: Connection, tap: Tap) -> list[PacketRecord]:
+    """Return the connection's packets at one tap, in order of time."""
+    assert connection.client is not None
+    own = of_connection(run.records, connection.client, result.server)
+    return [record for record in own if record.tap == tap]
+
+
+def test_the_packets_of_fast_open_come_in_its_order() -> None:
+    result = runner.perform(60, Silent())
+    assert result.problems == []
+    at_client, at_server = result.path[0].left, result.path[-1].right
+    towards_server = result.path[1].left
+    taken = [c for c in result.fastopen.connections if c.fast_open and c.fast_open.taken]
+    assert len(taken) >= 0.7 * sum(result.work(key).connections for key in ("small", "bulk"))
+    for connection in taken:
+        found = at(result, result.fastopen, connection, at_server)
+        from_client = [record for record in found if record.destination == result.server]
+        answers = [r for r in found if r.source == result.server and r.payload_bytes]
+        syn, further = from_client[0], from_client[1:]
+        assert syn.is_syn
+        assert syn.fast_open
+        assert syn.payload_bytes > 0
+        assert not further[0].flags & tcp.SYN
+        if connection.work == "small":
+            # The answer leaves before the third ACK, or anything else from the client, is there.
+            assert answers[0].time_s < further[0].time_s
+            assert further[0].payload_bytes == 0
+            # The client knows of nothing: an ordinary SYN, and its data in a segment of its own.
+            sent = [r for r in at(result, result.fastopen, connection, at_client) if r.is_syn]
+            assert [(r.payload_bytes, r.fast_open) for r in sent] == [(0, None)]
+    for run in (result.direct, result.hold):
+        for connection in run.connections:
+            found = at(result, run, connection, at_server)
+            acks = [r for r in found if r.destination == result.server and not r.is_syn]
+            answers = [r for r in found if r.source == result.server and r.payload_bytes]
+            assert acks[0].time_s < answers[0].time_s
+    # The first contact: its data goes twice, for the server ignores it in the SYN.
+    first = result.fastopen.connections[0]
+    found = at(result, result.fastopen, first, towards_server)
+    sizes = [r.payload_bytes for r in found if r.destination == result.server]
+    assert [size for size in sizes if size] == [200, 200]
+    diagram = terminal.diagram_of(result, result.fastopen)
+    assert diagram is not None
+    texts = [text for row in diagram.rows for _, text in row.notes()]
+    for text in ("spoofed here", "goes into the SYN", "sent with the data", "sent by this host"):
+        assert text in texts
+
+
+def test_a_server_that_refuses_fast_open_is_said_and_nothing_fails() -> None:
+    result = runner.perform(20, Silent(), server_fast_open=0)
+    assert result.problems == []
+    assert result.fastopen.data_taken(*result.works) == (
+        0,
+        sum(w.connections for w in result.works),
+    )
+    lines = [line.plain for line in terminal.table(result)]
+    said = [line for line in lines if "took no data in a SYN" in line]
+    assert len(said) == 1
+    assert said[0].endswith("(tcp_fastopen 0x0)")
+    assert all(len(line) <= 80 for line in lines)
+    small = result.work("small")
+    back = FIRST_BYTE_BACK
+    fastopen = result.fastopen.median(small, back)
+    assert fastopen is not None
+    assert fastopen > 1.8 * result.rtt_ms
+    assert said[0] in page.page(result)
 
 
 def run(*argv: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
