@@ -11,11 +11,25 @@ import click
 from rich.console import Console
 
 from bench import report
-from bench.figures import bulk, connect, datapath, flows, synack, transfers, uploads
+from bench.figures import (
+    bulk,
+    connect,
+    datapath,
+    fast_open,
+    flows,
+    programs,
+    synack,
+    transfers,
+    uploads,
+)
+from bench.real_programs import page
 from bench.report import Result
 from bench.rows import Row
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.testbed.commands import require_programs, require_root
+
+PROGRAMS = "programs"
+"""It has a page of its own."""
 
 FIGURES: dict[str, Callable[[bool], list[Row]]] = {
     "connect": connect.measure,
@@ -25,6 +39,8 @@ FIGURES: dict[str, Callable[[bool], list[Row]]] = {
     "flows": flows.measure,
     "bulk": bulk.measure,
     "uploads": uploads.measure,
+    "fast_open": fast_open.measure,
+    PROGRAMS: programs.measure,
 }
 
 
@@ -32,15 +48,17 @@ FIGURES: dict[str, Callable[[bool], list[Row]]] = {
 @click.argument("names", nargs=-1, type=click.Choice(list(FIGURES)), metavar="[NAMES]...")
 @click.option("--quick", is_flag=True, help="Few samples: does everything work?")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.option("--write", is_flag=True, help=f"Write docs/{report.PAGE.name} too.")
+@click.option(
+    "--write", is_flag=True, help=f"Write docs/{report.PAGE.name} and {page.PAGE.name} too."
+)
 def bench(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> int:
-    """Measure the figures NAMES: connect, synack, transfers, datapath, flows, bulk,
-    uploads; or all.
+    """Measure the figures NAMES: connect, synack, transfers, datapath, flows, bulk, uploads,
+    fast_open, programs; or all.
 
     Exit status 1 if a target is not met.
     """
-    if write and (quick or names):
-        raise click.UsageError("--write is for a whole run: without NAMES and --quick")
+    if write and (quick or names not in ((), (PROGRAMS,))):
+        raise click.UsageError("--write is for a whole run, or for programs: without --quick")
     require_root()
     require_programs()
     # As Ctrl-C: everything is taken down.
@@ -58,7 +76,13 @@ def bench(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> in
     if as_json:
         print(report.as_json(results, host))
     if write:
-        report.PAGE.write_text(report.as_page(results, host), encoding="utf-8")
+        rest = [result for result in results if result.name != PROGRAMS]
+        for result in results:
+            if result.name == PROGRAMS:
+                text = page.as_page(result.rows, host, programs.RTT_MS)
+                page.PAGE.write_text(text, encoding="utf-8")
+        if rest:
+            report.PAGE.write_text(report.as_page(rest, host), encoding="utf-8")
     missed = [row for result in results for row in result.rows if row.met is False]
     for row in missed:
         console.print(f"[bold red]NOT met[/] {row.figure}: {row.measured} (target {row.target})")

@@ -37,6 +37,7 @@ SERVER = "10.0.3.2"
 CLIENTNIC = "10.0.1.254"
 
 DIRECT, OBSERVE, HOLD, ACCEPT_ONLY = "direct", "observe", "hold", "accept only"
+FASTOPEN, AUTO = "fastopen", "auto"
 PORTS = {DIRECT: 7000, OBSERVE: 7001, HOLD: 7002, ACCEPT_ONLY: 7003}
 """The server's port of each way."""
 
@@ -49,9 +50,9 @@ _READ = 1 << 20
 class Listener:
     """A process on ClientNIC that gives verdicts: the service, or another to compare it with."""
 
-    def __init__(self, way: str, process: subprocess.Popen[Any], log: Path) -> None:
+    def __init__(self, way: str, queue: int, process: subprocess.Popen[Any], log: Path) -> None:
         self.way = way
-        self.queue = PORTS[way]
+        self.queue = queue
         self.pid = process.pid
         self._process = process
         self._log = log
@@ -142,44 +143,57 @@ class Lab:
         port = str(PORTS[strategy])
         config = self.directory / "empty.toml"  # nothing that this host may have configured
         config.touch()
+        flags = ("--strategy", strategy, "--data-path", "python", "--ports", port)
+        return self._service(strategy, PORTS[strategy], config, *flags, *more)
+
+    def configured_service(self, name: str, queue: int, toml: str) -> Listener:
+        """Start ``nfq-zerortt run`` with a configuration file; wait until ready."""
+        config = self.directory / f"{name}.toml"
+        config.write_text(toml, encoding="utf-8")
+        return self._service(name, queue, config)
+
+    def _service(self, name: str, queue: int, config: Path, *flags: str) -> Listener:
         return self._listener(
-            strategy,
+            name,
+            queue,
             *("nfq_zerortt", "run", "--client-iface", "eth0", "--server-iface", "eth1"),
-            *("--strategy", strategy, "--data-path", "python", "--ports", port, "--queue", port),
-            *("--config", str(config), "--log-file", str(self._log_of(strategy)), *more),
+            *("--queue", str(queue), "--config", str(config), *flags),
+            *("--log-file", str(self._log_of(name)), "--control-socket", ""),
         )
 
     def accept_only(self) -> Listener:
         """Start the verdict handler that only accepts; wait until ready."""
-        return self._listener(ACCEPT_ONLY, "bench.programs.accept_only", str(PORTS[ACCEPT_ONLY]))
+        queue = PORTS[ACCEPT_ONLY]
+        return self._listener(ACCEPT_ONLY, queue, "bench.programs.accept_only", str(queue))
 
     def _log_of(self, way: str) -> Path:
         return self.directory / f"{way.replace(' ', '-')}.log"
 
-    def _listener(self, way: str, *arguments: str) -> Listener:
+    def _listener(self, way: str, queue: int, *arguments: str) -> Listener:
         path = self._log_of(way)
         with path.open("ab") as log:
             process = self.testbed.popen(
                 "clientnic", _python(*arguments), stdout=log, stderr=log, **_detached()
             )
-        listener = Listener(way, process, path)
+        listener = Listener(way, queue, process, path)
         self._listeners.append(listener)
         listener.await_ready()
         return listener
 
     def server(self, kind: str, ways: Sequence[str], host: str = "server") -> None:
         """Start a server program ("echo" or "transfer") on the ports of these ways."""
-        ports = [str(PORTS[way]) for way in ways]
-        process = self.testbed.popen(
-            host,
-            _python(f"bench.programs.{kind}_server", *ports),
-            stdout=subprocess.PIPE,
-            text=True,
-            **_detached(),
+        self.server_program(f"{kind}_server", [str(PORTS[way]) for way in ways], host)
+
+    def server_program(
+        self, name: str, arguments: Sequence[str], host: str = "server"
+    ) -> subprocess.Popen[Any]:
+        """Start one of the server programs; wait until it is ready."""
+        process = self.background(
+            host, _python(f"bench.programs.{name}", *arguments), stdout=subprocess.PIPE, text=True
         )
-        self._others.append(process)
         if process.stdout is None or process.stdout.readline() != "ready\n":
-            raise ZeroRttError(f"the {kind} server on {host} did not start")
+            raise ZeroRttError(f"{name} on {host} did not start")
+        return process
 
     def background(self, host: str, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
         """Start a command that is ended with the lab."""

@@ -119,13 +119,9 @@ class FaultLab(Lab):
         self._config = self.directory / "service.toml"
         self._configure("")
         first = FIRST_PORT[THROUGH]
-        self._service = self._listener(
-            HOLD,
-            *("nfq_zerortt", "run", "--client-iface", "eth0", "--server-iface", "eth1"),
-            *("--ports", f"{first}-{first + _PORTS_OF_A_WAY - 1}", "--queue", str(PORTS[HOLD])),
-            *("--config", str(self._config), "--log-file", str(self._log_of(HOLD))),
-        )
-        (self._ready,) = (e for e in self._service.events() if e["event"] == "service.ready")
+        ports = f"{first}-{first + _PORTS_OF_A_WAY - 1}"
+        self._running = self._service(HOLD, PORTS[HOLD], self._config, "--ports", ports)
+        (self._ready,) = (e for e in self._running.events() if e["event"] == "service.ready")
         self._start_server()
         client = self.background(
             "client", _python("client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -150,12 +146,12 @@ class FaultLab(Lab):
         """Let both ways' connections meet the row's fault at the same time."""
         self._row += 1
         self.testbed.set_wan_to(row.settings(seed=self._row))
-        self._service.events()
+        self._running.events()
         with ExitStack() as stack:
             if row.special is Special.SILENT_SERVER:
                 stack.callback(self._let_give_up_soon())
             comparison = self._compare(row, family)
-        for event in self._service.events():
+        for event in self._running.events():
             comparison.events[event["event"]] += 1
             if event["event"] == "flow.bypassed":
                 comparison.bypassed.add(event["reason"])
@@ -281,10 +277,10 @@ class FaultLab(Lab):
 
     def _reload(self, text: str) -> None:
         self._configure(text)
-        self._service.events()
-        os.kill(self._service.pid, signal.SIGHUP)
+        self._running.events()
+        os.kill(self._running.pid, signal.SIGHUP)
         deadline = time.monotonic() + 5
-        while "service.reloaded" not in {e["event"] for e in self._service.events()}:
+        while "service.reloaded" not in {e["event"] for e in self._running.events()}:
             if time.monotonic() > deadline:
                 raise ZeroRttError("the service did not read its configuration again")
             time.sleep(0.02)

@@ -1,0 +1,1 @@
+"""Programs as Debian has them, for the table of real programs: servers, and what is run."""
