@@ -33,7 +33,8 @@ class Configured:
 
     def __init__(self, network: Testbed, directory: Path) -> None:
         self._file = directory / "config.toml"
-        self.service = RunningService(network, directory, "--config", str(self._file))
+        options = ("--config", str(self._file), "--strategy", "hold")
+        self.service = RunningService(network, directory, *options)
 
     def start(self, text: str) -> RunningService:
         self._write(text)

@@ -238,7 +238,6 @@ def expect_error(
         (("--client-iface", "nope", "--server-iface", "eth1"), 2, ("--client-iface", "nope")),
         (("--client-iface", "eth0", "--server-iface", "eth0"), 2, ("eth0",)),
         ((*BOTH_SIDES, "--strategy", "warp"), 2, ("--strategy", "warp", "hold")),
-        ((*BOTH_SIDES, "--strategy", "fastopen"), 2, ("--strategy", "fastopen", "hold")),
         ((*BOTH_SIDES, "--data-path", "warp"), 2, ("--data-path", "warp", "python")),
         ((*BOTH_SIDES, "--data-path", "kernel"), 2, ("--data-path", "kernel", "python")),
         ((*BOTH_SIDES, "--ports", "80,,443"), 2, ("--ports", "80,,443")),

@@ -26,3 +26,11 @@ def queue_drops(testbed: Testbed) -> int:
     queues = _read(testbed, "clientnic", "/proc/net/netfilter/nfnetlink_queue")
     assert queues, "nobody listens to an NFQUEUE"
     return sum(int(dropped) + int(lost) for *_, dropped, lost, _, _ in queues)
+
+
+def tcp_counters(testbed: Testbed, host: str) -> dict[str, int]:
+    """Return what a host's TCP counts beyond the standard, as nstat's TcpExt."""
+    names, values = (
+        words[1:] for words in _read(testbed, host, "/proc/net/netstat") if words[0] == "TcpExt:"
+    )
+    return dict(zip(names, map(int, values), strict=True))

@@ -56,10 +56,17 @@ class RunningService:
         directory: Path,
         *options: str,
         command: Sequence[str] = COMMAND,
+        control_socket: str | None = "",
     ) -> None:
+        """``control_socket``: none unless it is given; None leaves it to the configuration.
+
+        The default path may belong to a service of somebody else's: it is the same for all.
+        """
         number = next(_NUMBERS)
         self._testbed = testbed
         self._argv = [*command, "run", *BOTH_SIDES, *options]
+        if control_socket is not None:
+            self._argv += ["--control-socket", control_socket]
         self.log_file = directory / f"service-{number}.jsonl"
         self._stderr_file = directory / f"service-{number}.stderr"
         self.process: subprocess.Popen[bytes] | None = None
