@@ -20,11 +20,13 @@ from pathlib import Path
 from nfq_zerortt.core.fast_open import COOKIE_KEEP_S
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.remembered import fingerprint, records, restore
-from nfq_zerortt.errors import ZeroRttError
+from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.slices import PAUSE_S, slices
 
 FORMAT = 1
 EVERY_S = 60.0
+_MARK = b'{"format":'
+"""How every file of ours begins."""
 _LARGEST = 1 << 26  # bytes; the bounds of the memory allow for less than half of it
 
 
@@ -64,6 +66,26 @@ class Keeper:
             raise StateFileError(f"{self._path} is ignored: {error}") from None
         self._saved = fingerprint(self._memory)
         return count
+
+    def require_own(self) -> None:
+        """See to it that what will be written replaces nothing but a file of ours.
+
+        Raises:
+            ConfigError: there is something else by that name.
+        """
+        path = self._path
+        remedy = "name another file, or remove this one"
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise ConfigError(f"state_file = {str(path)!r} is not a regular file: {remedy}")
+        try:
+            with path.open("rb") as file:
+                head = file.read(len(_MARK))
+        except FileNotFoundError:
+            return
+        except OSError:
+            return  # load() says so
+        if head and not head.startswith(_MARK):
+            raise ConfigError(f"state_file = {str(path)!r} is no file of this service: {remedy}")
 
     def _restore(self, text: bytes) -> int:
         if len(text) > _LARGEST:

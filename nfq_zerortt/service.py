@@ -105,6 +105,8 @@ class Service:
         self._restored = 0
         memory = self._engine.memory
         self._keeper = Keeper(Path(config.state_file), memory) if config.state_file else None
+        if self._keeper is not None:
+            self._keeper.require_own()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; the rules are gone afterwards.

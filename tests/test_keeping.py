@@ -17,6 +17,7 @@ from nfq_zerortt import keeping
 from nfq_zerortt.core.fast_open import COOKIE_KEEP_S
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.remembered import Record, records
+from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.keeping import Keeper, StateFileError
 
 CLIENT = bytes((10, 0, 1, 2))
@@ -219,3 +220,32 @@ def test_it_is_written_again_and_again_between_packets(
     cookies = asyncio.run(asyncio.wait_for(run(), 30))
     assert turns_at[count - 1] - turns_at[0] > 50
     assert cookies == len(load(path).fast_open.cookies) == count
+
+
+@pytest.mark.parametrize("content", ['strategy = "auto"\n', "[]\n", "\0\0"])
+def test_a_file_of_somebody_else_is_never_replaced(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"no file of this service: name another"):
+        Keeper(path, Memory()).require_own()
+
+
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.touch()
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    for path in (link, pipe, tmp_path, Path("/dev/null")):
+        with pytest.raises(ConfigError, match="not a regular file"):
+            Keeper(path, Memory()).require_own()
+
+
+def test_an_own_file_an_empty_one_and_none_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    keeper = Keeper(path, Memory())
+    keeper.require_own()
+    path.touch()
+    keeper.require_own()
+    keeper.save(pytest.fail)
+    path.write_text('{"format":1,"damaged', encoding="utf-8")
+    keeper.require_own()

@@ -11,10 +11,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nfq_zerortt.core.states import ENDED
+
 _WIDE = 120  # columns: from there on a flow has one line
 _PIPE_WIDTH = 1000  # nothing is folded, so that grep(1) and awk(1) find it
 
 Row = Mapping[str, Any]
+_OVER = frozenset(state.name for state in ENDED)
 
 
 class Screen:
@@ -46,6 +49,9 @@ class Screen:
     def show(self, rows: Sequence[Row]) -> None:
         """Show them, as of now."""
         narrow = self._console.is_terminal and self._console.width < _WIDE
+        if self._live is not None and not self._learned:
+            # A screen shows a part: what lives first, the newest of it first.
+            rows = sorted(rows, key=lambda row: (row["state"] in _OVER, -row["flow_id"]))
         shown = learned_table(rows) if self._learned else flow_table(rows, narrow=narrow)
         if self._live is not None:
             self._live.update(shown, refresh=True)

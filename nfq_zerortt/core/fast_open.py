@@ -24,6 +24,9 @@ _TROUBLE_S = 60.0
 _TROUBLES = 2
 """So many SYNs in a row: one alone may have been lost by chance."""
 _LONGEST_S = 3600.0
+_MOST_COUNTED = 16
+_SWAPS = 3
+"""So often in a row: several servers behind one address, with keys of their own."""
 _SWALLOWED = 3
 """So many servers in trouble, and none that is not: it is the path to all of them."""
 _LATE_S = 60.0
@@ -43,7 +46,10 @@ class Habits:
         accepts: data in a SYN was accepted, or a cookie was given.
         refusals, troubles: how often in a row data was refused, or the SYN vanished.
         ask_after: nothing of Fast Open is sent before that.
-        changed: when something was learned last.
+        swaps: how often in a row data was refused and another cookie given.
+        asked_at: when a request for a cookie was answered without one.
+        changed: when something was learned last; ``judged``: when a SYN with the option was
+            answered last.
     """
 
     gap: float | None = None
@@ -55,6 +61,9 @@ class Habits:
     troubles: int = 0
     ask_after: float = 0.0
     changed: float = 0.0
+    judged: float = 0.0
+    swaps: int = 0
+    asked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +74,14 @@ class Outcome:
         data: it carried data; ``accepted``: the server has taken it.
         cookie: the server's SYN-ACK carried this one.
         lost: the SYN was repeated plain before the answer came.
+        left_at: when the SYN left.
     """
 
     data: bool
     accepted: bool
     cookie: bytes
     lost: bool
+    left_at: float = float("inf")
 
 
 class FastOpenMemory:
@@ -135,7 +146,10 @@ class FastOpenMemory:
     def note_late(self, server: bytes, now: float) -> None:
         """The client had nothing to say before the server answered."""
         habits = self._learn(server, now)
-        habits.gap = habits.latest_gap = None
+        if habits.latest_gap is not None:
+            habits.latest_gap = None  # one alone: a health check, or a browser that prepares
+            return
+        habits.gap = None
         habits.late_until = now + _LATE_S
 
     def note_cookie(self, client: bytes, server: bytes, cookie: bytes, now: float) -> None:
@@ -150,32 +164,52 @@ class FastOpenMemory:
     def note_outcome(self, client: bytes, server: bytes, outcome: Outcome, now: float) -> None:
         """Take in how the server answered a SYN with the option."""
         habits = self._learn(server, now)
+        if not outcome.lost:
+            self._swallowed = 0  # the option gets through
         if outcome.cookie:
             self.note_cookie(client, server, outcome.cookie, now)
-        if outcome.accepted or outcome.cookie:
+        # Of connections that begin together, the first one's answer speaks for all.
+        again = outcome.left_at < habits.judged
+        habits.judged = now
+        if outcome.accepted:
+            habits.swaps = 0
+        elif outcome.data and outcome.cookie and not again:
+            habits.swaps = min(habits.swaps + 1, _MOST_COUNTED)
+        if outcome.accepted or (outcome.cookie and habits.swaps < _SWAPS):
             # A cookie in answer to data: ours was none, or bad. The next one will do.
             habits.accepts = True
             habits.refusals = habits.troubles = 0
             habits.ask_after = 0.0
             self._swallowed = 0
+        elif again:
+            pass
         elif outcome.lost:
-            habits.troubles += 1
+            habits.troubles = min(habits.troubles + 1, _MOST_COUNTED)
             if habits.troubles >= _TROUBLES:
                 first = _TROUBLE_S if habits.accepts else _LONGEST_S
                 habits.ask_after = now + min(first * 2 ** (habits.troubles - _TROUBLES), _LONGEST_S)
                 self._note_trouble(habits, now)
         elif outcome.data:
             # A server that has accepted before may have no room now, and the cost is small.
-            first = _OVERFLOW_S if habits.accepts else _REFUSED_S
+            first = _OVERFLOW_S if habits.accepts and not outcome.cookie else _REFUSED_S
             habits.ask_after = now + min(first * 2**habits.refusals, _LONGEST_S)
-            habits.refusals += 1
+            habits.refusals = min(habits.refusals + 1, _MOST_COUNTED)
             habits.troubles = 0
             if habits.refusals > 8:  # over four minutes: it accepts no more
                 habits.accepts = False
-            self.cookies.pop((client, server), None)
+            if not habits.accepts:
+                self.cookies.pop((client, server), None)
         else:
             habits.asked = True
+            habits.asked_at = now
             habits.troubles = 0
+
+    def note_silence(self, server: bytes, now: float) -> None:
+        """A SYN with the option, and the plain ones after it, got no answer (section 4.1.3.1)."""
+        habits = self._learn(server, now)
+        habits.troubles = min(max(habits.troubles + 1, _TROUBLES), _MOST_COUNTED)
+        first = _TROUBLE_S if habits.accepts else _LONGEST_S
+        habits.ask_after = now + min(first * 2 ** (habits.troubles - _TROUBLES), _LONGEST_S)
 
     def _note_trouble(self, habits: Habits, now: float) -> None:
         """Ask nobody for an hour if it looks as if something near us swallows the option."""

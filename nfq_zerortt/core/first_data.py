@@ -8,17 +8,27 @@ only what may be repeated by its own protocol's rules.
 from __future__ import annotations
 
 _SAFE_METHODS = (b"GET ", b"HEAD ", b"OPTIONS ")
+_END_OF_HEADERS = b"\r\n\r\n"
 _TLS_HANDSHAKE = 22
 _CLIENT_HELLO = 1
+_RECORD_HEADER = 5
 
 
-def may_be_repeated(data: bytes) -> bool:
-    """Tell whether ``data`` begins with a TLS ClientHello or a safe HTTP request.
+def repeatable(data: bytes) -> bytes:
+    """Return what ``data`` has at its beginning of a TLS ClientHello or a safe HTTP request.
 
-    A second ClientHello begins a handshake that nobody completes (RFC 8446, section 4.1.2; what
-    a TLS client sends as early data is guarded by section 8 there). Safe methods ask for
-    nothing to be changed (RFC 9110, section 9.2.1).
+    A second ClientHello begins a handshake that nobody completes (RFC 8446, section 4.1.2); what
+    comes behind its record, as early data, is left out. Safe methods ask for nothing to be changed
+    (RFC 9110, section 9.2.1); what comes behind the first request's headers is left out.
     """
     if data.startswith(_SAFE_METHODS):
-        return True
-    return len(data) > 5 and data[0] == _TLS_HANDSHAKE and data[1] == 3 and data[5] == _CLIENT_HELLO
+        end = data.find(_END_OF_HEADERS)
+        return data if end < 0 else data[: end + len(_END_OF_HEADERS)]
+    if (
+        len(data) > _RECORD_HEADER
+        and data[0] == _TLS_HANDSHAKE
+        and data[1] == 3
+        and data[_RECORD_HEADER] == _CLIENT_HELLO
+    ):
+        return data[: _RECORD_HEADER + int.from_bytes(data[3:5], "big")]
+    return b""

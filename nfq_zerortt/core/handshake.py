@@ -123,7 +123,7 @@ class Handshake:
 
     def syn_ack_wait(self, flow: Flow) -> float:
         """Seconds until the SYN-ACK is to be repeated: 1, 2, 4, … (RFC 6298, 2.1 and 5.5)."""
-        return float(2 ** (flow.syn_acks - 1))
+        return float(2 ** min(flow.syn_acks - 1, 10))
 
     def _send_syn_ack(self, flow: Flow, tsecr: int) -> list[Action]:
         offered = flow.offer
@@ -337,10 +337,9 @@ class Handshake:
         flow.isn_server = view.seq
         carried = flow.carried = distance(flow.held.start, view.ack)
         cookie = granted.fast_open or b""
-        # With the option, the first SYN is the one that was lost, unless it is seen to have
-        # arrived; without it, nobody knows, and the longer time does less harm.
-        plain = flow.fast_open != "none" and not carried and not cookie
-        flow.server_rtt = now - (flow.syn_sent_at if plain else flow.syn_left_at)
+        # Which SYN was answered is not known; the longer time does less harm: the next SYN waits
+        # long enough to tell.
+        flow.server_rtt = now - flow.syn_left_at
         delta = add(flow.isn_server, -flow.isn_spoofed)
         to_server, to_client = flow.to_server, flow.to_client
         to_server.ack_shift = delta
@@ -391,7 +390,7 @@ class Handshake:
         if flow.fast_open == "none":
             return
         data = flow.fast_open != "request"
-        outcome = Outcome(data, accepted, cookie, lost=flow.attempts > 1)
+        outcome = Outcome(data, accepted, cookie, flow.attempts > 1, flow.syn_left_at)
         self.memory.fast_open.note_outcome(flow.client[:-2], flow.server, outcome, now)
 
     def _acknowledge_early(self, flow: Flow, view: SegmentView) -> Iterator[Action]:
@@ -425,6 +424,8 @@ class Handshake:
         actions: list[Action] = []
         for view in flow.ahead:
             self._table.held_cost -= cost_of(view)
+            if not flow.carried:
+                continue  # an earlier connection's, of which the server knows nothing any more
             data = flow.to_client.translate(view.raw[: view.end], view.tcp)
             actions.append(Send(Side.CLIENT, data, "released_ahead"))
             if view.flags & FIN:

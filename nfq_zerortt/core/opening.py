@@ -112,6 +112,8 @@ class Opening:
 
     def _client_reset(self, flow: Flow, view: SegmentView, now: float) -> Actions:
         if not self._may_be_the_clients(flow, view.seq):
+            if flow.state is State.SPOOFED and flow.doubtful:
+                return [Accept("other_connection")]
             return [Drop("reset_out_of_window")]
         if flow.state is State.ABORTED:
             return [Drop("reset_again")]
@@ -174,7 +176,10 @@ class Opening:
                 Send(Side.SERVER, reset, "client_aborted"),
                 *self._endings.close(flow, Event.SERVER_SYN_ACK, "client_reset"),
             ]
-        return self._strategy_of(flow).on_syn_ack(flow, view, now)
+        actions = self._strategy_of(flow).on_syn_ack(flow, view, now)
+        if flow.state is State.CLOSING:  # what was held had both FINs
+            self._endings.expect(flow, now)
+        return actions
 
     def _remnant(self, flow: Flow, view: SegmentView, now: float) -> Actions:
         """Deal with what an earlier connection on this 4-tuple has left at the server.
@@ -193,6 +198,13 @@ class Opening:
         ]
         if flow.attempts == 1 and flow.state is State.HOLDING:
             actions += self._moves.repeat_syn(flow, now)
+            self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
+        return actions
+
+    def _try_plain(self, flow: Flow, now: float) -> list[Action]:
+        """Send the SYN again at once, without option and data."""
+        actions = self._moves.repeat_syn(flow, now)
+        if flow.state is State.HOLDING:
             self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
         return actions
 
@@ -217,6 +229,9 @@ class Opening:
         if flow.state is State.ABORTED:
             ended = self._endings.close(flow, Event.SERVER_RST, "client_reset")
             return [Drop("reset"), *ended]
+        if flow.fast_open != "none" and flow.attempts == 1 and not (flow.ahead or view.seq):
+            # Perhaps it is the option or the data that is refused (RFC 7413, 4.1.3.1).
+            return [Drop("refused"), *self._try_plain(flow, now)]
         if not (flow.ahead or (view.seq and flow.syn_end != flow.held.start)):
             # Else it had accepted, and its SYN-ACK is lost: a RST for a SYN alone has SEQ 0.
             self._moves.leave_alone(flow, "refused_lately", now)
@@ -257,6 +272,8 @@ class Opening:
         if flow.attempts == min(_SILENT_AFTER, self._limits.syn_retries + 1):
             # It may still come; but no more clients shall be told that they are connected.
             self._moves.leave_alone(flow, "no_answer_lately", now)
+            if flow.fast_open != "none":
+                self._moves.memory.fast_open.note_silence(flow.server, now)
         if flow.attempts <= self._limits.syn_retries:
             yield from self._moves.repeat_syn(flow, now)
             self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)

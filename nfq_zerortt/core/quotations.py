@@ -18,6 +18,10 @@ from nfq_zerortt.core.states import HALF_OPEN, TRANSLATING, Event, State
 from nfq_zerortt.wire.icmp import Kind, QuotedSegment
 from nfq_zerortt.wire.seqnum import within
 
+_ABOUT_ITS_FORM = frozenset({Kind.TOO_BIG, Kind.UNREACHABLE})
+"""What may be said of a SYN with the Fast Open option or data, and not of a plain one: it does not
+fit, or a filter does not like it (RFC 7413, section 4.1.3.1)."""
+
 
 class Quotations:
     """Deals with ICMP errors that quote a segment of a known flow."""
@@ -62,8 +66,8 @@ class Quotations:
 
     def _about_the_syn(self, flow: Flow, error: QuotedSegment, now: float) -> Actions:
         assert flow.state in HALF_OPEN
-        if error.kind is Kind.TOO_BIG and flow.attempts == 1 and flow.syn_end != flow.held.start:
-            return [Drop("syn_too_big"), *self._moves.repeat_syn(flow, now)]
+        if flow.attempts == 1 and flow.fast_open != "none" and error.kind in _ABOUT_ITS_FORM:
+            return [Drop("syn_not_taken"), *self._moves.repeat_syn(flow, now)]
         if error.kind not in (Kind.UNREACHABLE, Kind.EXPIRED):
             return [Accept("icmp_soft")]
         if error.kind is Kind.UNREACHABLE:

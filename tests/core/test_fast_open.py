@@ -12,7 +12,7 @@ from nfq_zerortt.core.actions import Drop, Replace, Send, Side
 from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.fast_open import COOKIE_KEEP_S, FastOpenMemory, Outcome
-from nfq_zerortt.core.first_data import may_be_repeated
+from nfq_zerortt.core.first_data import repeatable
 from nfq_zerortt.core.strategies.fastopen import SERVER_SPEAKS_FIRST
 from nfq_zerortt.ports import PortSet
 from nfq_zerortt.wire import flags as fl
@@ -173,6 +173,42 @@ def test_one_server_that_is_reached_tells_that_it_is_not_the_path() -> None:
     assert memory.may_be_asked(ENDPOINT, 1.0)
 
 
+def test_a_burst_counts_once_and_no_count_overflows() -> None:
+    memory = FastOpenMemory()
+    memory.note_outcome(CLIENT, ENDPOINT, outcome(accepted=True), 0.0)
+    for _ in range(2000):
+        burst = Outcome(data=True, accepted=False, cookie=b"", lost=False, left_at=1.0)
+        memory.note_outcome(CLIENT, ENDPOINT, burst, 1.1)
+    assert memory.habits(ENDPOINT).ask_after == 2.1
+    assert memory.habits(ENDPOINT).accepts
+    for number in range(2000):
+        memory.note_outcome(CLIENT, ENDPOINT, outcome(lost=bool(number & 1)), 10_000.0 * number)
+    assert memory.habits(ENDPOINT).refusals <= 16
+
+
+def test_a_server_whose_cookies_are_never_good_is_left_alone() -> None:
+    memory = FastOpenMemory()
+    for number in range(3):
+        assert memory.may_be_asked(ENDPOINT, 1.0 + number)
+        memory.note_outcome(CLIENT, ENDPOINT, outcome(cookie=COOKIE), 1.0 + number)
+    assert not memory.may_be_asked(ENDPOINT, 600.0)
+
+
+def test_a_path_that_lets_nothing_through_after_the_option_is_noticed_at_once() -> None:
+    memory = FastOpenMemory()
+    memory.note_silence(ENDPOINT, 0.0)
+    assert not memory.may_be_asked(ENDPOINT, 3599.0)
+
+
+def test_one_silent_client_does_not_count_among_others_that_speak() -> None:
+    memory = FastOpenMemory()
+    memory.note_early(ENDPOINT, 0.001, 0.0)
+    memory.note_late(ENDPOINT, 1.0)
+    assert (memory.habits(ENDPOINT).gap, memory.habits(ENDPOINT).late_until) == (0.001, 0.0)
+    memory.note_late(ENDPOINT, 2.0)
+    assert (memory.habits(ENDPOINT).gap, memory.habits(ENDPOINT).late_until) == (None, 62.0)
+
+
 # --- what may be said twice ---------------------------------------------------------------
 
 
@@ -196,7 +232,15 @@ def test_one_server_that_is_reached_tells_that_it_is_not_the_path() -> None:
     ],
 )
 def test_what_may_be_repeated(data: bytes, expected: bool) -> None:
-    assert may_be_repeated(data) is expected
+    assert repeatable(data) == (data if expected else b"")
+
+
+def test_only_the_first_request_and_the_first_record_are_repeatable() -> None:
+    get, post = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"POST /pay HTTP/1.1\r\n\r\n"
+    assert repeatable(get + post) == get
+    hello = CLIENT_HELLO[:3] + (len(CLIENT_HELLO) - 5).to_bytes(2, "big") + CLIENT_HELLO[5:]
+    early = bytes((23, 3, 3, 0, 4)) + b"data"
+    assert repeatable(hello + early) == hello
 
 
 # --- the SYN ------------------------------------------------------------------------------
@@ -303,6 +347,7 @@ def test_auto_never_waits_where_it_does_not_know_that_the_client_speaks(late: bo
     engine.memory.fast_open.note_cookie(CLIENT, ENDPOINT, COOKIE, 0.5)
     if late:
         engine.memory.fast_open.note_early(ENDPOINT, 0.001, 0.5)
+        engine.memory.fast_open.note_late(ENDPOINT, 0.6)
         engine.memory.fast_open.note_late(ENDPOINT, 0.6)
     assert verdict(engine, 80) is Replace
 

@@ -277,7 +277,7 @@ def test_a_cookie_is_used_after_a_restart(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("damaged", "no state file"),
+        ('{"format":1,"damaged', "no state file"),
         ('{"format":1,"written_at":1e9,"records":0}\n', "days old"),
     ],
 )

@@ -10,10 +10,11 @@ delivered twice without harm.
 
 from __future__ import annotations
 
-from nfq_zerortt.core.first_data import may_be_repeated
+from nfq_zerortt.core.first_data import repeatable
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.strategies.fastopen import FastOpen
 
+_ASK_AGAIN_S = 3600.0
 _TRIAL_S = 0.002
 """What a server that was never seen to accept anything may cost its client."""
 
@@ -36,11 +37,10 @@ class Auto(FastOpen):
         habits = self._memory.habits(flow.server)
         return (
             port in self._moves.fast_open_ports
-            and not habits.asked
+            and not (habits.asked and now - habits.asked_at < _ASK_AGAIN_S)
             and self._memory.may_be_asked(flow.server, now)
             and not self._memory.cookie(flow.client[:-2], flow.server, now)
         )
 
     def _data_for_syn(self, flow: Flow) -> bytes:
-        data = super()._data_for_syn(flow)
-        return data if may_be_repeated(data) else b""
+        return repeatable(super()._data_for_syn(flow))
