@@ -79,3 +79,32 @@ def test_path_that_swallows_the_option_of_all_servers(
         assert rule.count == 6
     left = service.events("flow.syn_forwarded", port=ports[3])
     assert [event["fast_open"] for event in left] == ["none", "none"]
+
+
+@pytest.mark.parametrize("answer", ["tcp-reset", "unreachable"])
+def test_filter_that_refuses_the_option(
+    service: RunningService,
+    network: Testbed,
+    peers: Peers,
+    port: int,
+    family: Family,
+    answer: str,
+) -> None:
+    """Every connection completes, and from the third one on the option is left out."""
+    if answer == "unreachable":
+        answer = "icmp-admin-prohibited" if family.version == 4 else "icmp6-adm-prohibited"
+    chosen = ["-p", "tcp", "--dport", str(port), "--tcp-option", "34"]
+    match = ["FORWARD", *chosen, "-j", "REJECT", "--reject-with", answer]
+    network.exec("servernic", [family.iptables, "-I", *match], check=True)
+    try:
+        converse(peers, port, [content(200, seed=number) for number in range(3)])
+    finally:
+        network.exec("servernic", [family.iptables, "-D", *match], check=True)
+    assert [event["data_bytes"] for event in service.events("flow.syn_forwarded", port=port)] == [
+        200,
+        0,
+        200,
+        0,
+        0,
+    ]
+    assert not service.events("flow.reset", port=port)
