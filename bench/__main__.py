@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from bench import report
+from bench.command import run
 from bench.figures import (
     bulk,
     connect,
@@ -25,7 +26,6 @@ from bench.figures import (
 from bench.real_programs import page
 from bench.report import Result
 from bench.rows import Row
-from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.testbed.commands import require_programs, require_root
 
 PROGRAMS = "programs"
@@ -89,23 +89,5 @@ def bench(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> in
     return 1 if missed else 0
 
 
-def main() -> None:
-    """Run the command; errors become one line."""
-    try:
-        status = bench.main(prog_name="python -m bench", standalone_mode=False)
-    except ZeroRttError as error:
-        _fail(str(error), error.exit_status)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        _fail("interrupted; everything is taken down", 130)
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-def _fail(message: str, status: int) -> None:
-    print("bench: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(status)
-
-
 if __name__ == "__main__":
-    main()
+    run(bench, "bench")

@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 
 from bench import report
+from bench.command import run
 from bench.faults import page
 from bench.faults.laboratory import FAMILIES, Comparison, FaultLab
 from bench.faults.rows import ROWS
 from bench.faults.verdict import failings
-from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.testbed.commands import require_programs, require_root
 
 _CONNECTIONS = 240
@@ -64,23 +64,5 @@ def faults(titles: tuple[str, ...], family: str | None, connections: int, write:
     return 1 if any(failings(comparison) for comparison in done) else 0
 
 
-def main() -> None:
-    """Run the command; errors become one line."""
-    try:
-        status = faults.main(prog_name="python -m bench.faults", standalone_mode=False)
-    except ZeroRttError as error:
-        _fail(str(error), error.exit_status)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        _fail("interrupted; everything is taken down", 130)
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-def _fail(message: str, status: int) -> None:
-    print("bench.faults: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(status)
-
-
 if __name__ == "__main__":
-    main()
+    run(faults, "bench.faults")

@@ -82,15 +82,14 @@ class Admission:
         strategy = self._strategy_named(name)
         if self._table.half_open >= self._limits.max_half_open:
             return "too_many_half_open"
-        ports = syn.raw[syn.tcp : syn.tcp + 4]
         if strategy.spoofs:
-            reason = self._refusals.reason(syn.dst + ports[2:], now)
+            reason = self._refusals.reason(syn.destination, now)
             if reason is not None:
                 return reason
         # The last two take something: room from an ended flow, and from the prefix's allowance.
         if len(self._table) >= self._limits.max_flows and not self._make_room():
             return "flow_table_full"
-        if strategy.spoofs and not self._prefixes.take(syn.src + ports[:2], now):
+        if strategy.spoofs and not self._prefixes.take(syn.source, now):
             return "prefix_unanswered"
         return strategy
 

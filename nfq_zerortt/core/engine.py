@@ -71,11 +71,7 @@ class Engine:
         self._paths = self.table.paths
         self.configure(Policy(strategy), limits)
 
-    def configure(
-        self,
-        policy: Policy,
-        limits: Limits,
-    ) -> None:
+    def configure(self, policy: Policy, limits: Limits) -> None:
         """Set how new flows are played, and the bounds of all; flows that are there go on.
 
         Raises:
@@ -231,8 +227,7 @@ class Engine:
         """Begin a flow with a client's SYN; let everything else pass."""
         if self._passing.knows(view, now):
             if view.flags & SYN and view.flags & ACK and side is Side.SERVER:
-                ports = view.raw[view.tcp : view.tcp + 4]
-                self.memory.refusals.forget(view.src + ports[:2])
+                self.memory.refusals.forget(view.source)
             # Also a SYN: again the one that was let pass, or a stranger's guess.
             return [Accept("bypassed")]
         if not view.flags & SYN or view.flags & ACK:

@@ -111,12 +111,11 @@ class Flow:
         Raises:
             WireError: the SYN's options are malformed.
         """
-        ports = syn.raw[syn.tcp : syn.tcp + 4]
         self.number = number
-        self.client = syn.src + ports[:2]
-        self.server = syn.dst + ports[2:]
+        self.client = syn.source
+        self.server = syn.destination
         self.client_key = syn.flow_key
-        self.server_key = syn.dst + syn.src + ports[2:] + ports[:2]
+        self.server_key = syn.reply_key
         self.name = flow_name(syn)
         self.strategy = strategy
         self.state = State.NEW
@@ -163,6 +162,16 @@ class Flow:
     def to_client(self) -> Direction:
         """The numbers of what the server sends."""
         return self.from_server.direction
+
+    @property
+    def client_address(self) -> bytes:
+        """The client's address without its port, in network order."""
+        return self.client[:-2]
+
+    @property
+    def syn_has_data(self) -> bool:
+        """Whether the SYN carried data to the server (RFC 7413)."""
+        return self.syn_end != self.held.start
 
     @property
     def shift(self) -> int:

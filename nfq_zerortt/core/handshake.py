@@ -175,7 +175,7 @@ class Handshake:
         packet = flow.syn
         carried = None
         if data:
-            cookie = self.memory.fast_open.cookie(flow.client[:-2], flow.server, now)
+            cookie = self.memory.fast_open.cookie(flow.client_address, flow.server, now)
             carried = packets.syn_with(flow.syn, cookie, data, self._server_mss(flow, now))
         if carried is not None and carried[1]:
             packet, size = carried
@@ -214,6 +214,8 @@ class Handshake:
         """
         flow.attempts += 1
         flow.syn_sent_at = now
+        if flow.state is State.HOLDING:  # else it is the client that is waited for
+            self._table.set_timer(flow, now + self.syn_wait(flow, now), now)
         return [
             Send(Side.SERVER, flow.syn, "syn_repeated"),
             report(
@@ -391,7 +393,7 @@ class Handshake:
             return
         data = flow.fast_open != "request"
         outcome = Outcome(data, accepted, cookie, flow.attempts > 1, flow.syn_left_at)
-        self.memory.fast_open.note_outcome(flow.client[:-2], flow.server, outcome, now)
+        self.memory.fast_open.note_outcome(flow.client_address, flow.server, outcome, now)
 
     def _acknowledge_early(self, flow: Flow, view: SegmentView) -> Iterator[Action]:
         """Tell the client that the server has what the SYN carried."""
@@ -435,7 +437,6 @@ class Handshake:
 
     def syn_ack_report(self, flow: Flow, view: SegmentView, delta: int) -> Report:
         """Return the report of the server's SYN-ACK."""
-        carried = flow.syn_end != flow.held.start
         accepted = view.ack != flow.held.start
         return report(
             flow,
@@ -444,7 +445,7 @@ class Handshake:
             delta=delta,
             server_rtt_ms=round(flow.server_rtt * 1000, 3),
             options=view.readable_options.describe(),
-            fast_open="accepted" if accepted else "rejected" if carried else "none",
+            fast_open="accepted" if accepted else "rejected" if flow.syn_has_data else "none",
         )
 
     def established(self, flow: Flow, now: float) -> list[Action]:

@@ -164,7 +164,7 @@ class Opening:
         if not answer:
             return self._remnant(flow, view, now)
         if not flags & SYN:
-            if flow.state is State.HOLDING and flow.syn_end != flow.held.start:
+            if flow.state is State.HOLDING and flow.syn_has_data:
                 return self._moves.keep_ahead(flow, view)
             return [Drop("ahead_of_syn_ack")]
         if flow.state is State.ANSWERED:
@@ -198,14 +198,6 @@ class Opening:
         ]
         if flow.attempts == 1 and flow.state is State.HOLDING:
             actions += self._moves.repeat_syn(flow, now)
-            self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
-        return actions
-
-    def _try_plain(self, flow: Flow, now: float) -> list[Action]:
-        """Send the SYN again at once, without option and data."""
-        actions = self._moves.repeat_syn(flow, now)
-        if flow.state is State.HOLDING:
-            self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
         return actions
 
     def _second_syn_ack(self, flow: Flow, view: SegmentView) -> Actions:
@@ -231,8 +223,8 @@ class Opening:
             return [Drop("reset"), *ended]
         if flow.fast_open != "none" and flow.attempts == 1 and not (flow.ahead or view.seq):
             # Perhaps it is the option or the data that is refused (RFC 7413, 4.1.3.1).
-            return [Drop("refused"), *self._try_plain(flow, now)]
-        if not (flow.ahead or (view.seq and flow.syn_end != flow.held.start)):
+            return [Drop("refused"), *self._moves.repeat_syn(flow, now)]
+        if not (flow.ahead or (view.seq and flow.syn_has_data)):
             # Else it had accepted, and its SYN-ACK is lost: a RST for a SYN alone has SEQ 0.
             self._moves.leave_alone(flow, "refused_lately", now)
         return [
@@ -276,7 +268,6 @@ class Opening:
                 self._moves.memory.fast_open.note_silence(flow.server, now)
         if flow.attempts <= self._limits.syn_retries:
             yield from self._moves.repeat_syn(flow, now)
-            self._table.set_timer(flow, now + self._moves.syn_wait(flow, now), now)
             return
         yield Send(Side.CLIENT, packets.reset_client(flow), "no_answer")
         yield report(flow, "flow.reset", reason="no_answer", by="clientnic")

@@ -16,27 +16,37 @@ from nfq_zerortt.wire.seqnum import add, distance
 from nfq_zerortt.wire.view import TCP_HEADER, SegmentView, look
 
 
-def _split_endpoint(endpoint: bytes) -> tuple[bytes, int]:
-    return endpoint[:-2], int.from_bytes(endpoint[-2:], "big")
-
-
-def to_client(
-    flow: Flow, *, seq: int, ack: int, flags: int, window: int = 0, options: opt.Options = ()
+def _built(
+    sender: bytes,
+    receiver: bytes,
+    *,
+    seq: int,
+    ack: int,
+    flags: int,
+    window: int,
+    options: opt.Options = (),
 ) -> bytes:
-    """Build a packet that the client takes for one of the server's."""
-    src, sport = _split_endpoint(flow.server)
-    dst, dport = _split_endpoint(flow.client)
+    """Build a packet without data; ``sender`` and ``receiver`` are an address and a port each."""
     return Segment(
-        src=src,
-        dst=dst,
-        sport=sport,
-        dport=dport,
+        src=sender[:-2],
+        dst=receiver[:-2],
+        sport=int.from_bytes(sender[-2:], "big"),
+        dport=int.from_bytes(receiver[-2:], "big"),
         seq=seq,
         ack=ack,
         flags=flags,
         window=window,
         options=options,
     ).emit()
+
+
+def to_client(
+    flow: Flow, *, seq: int, ack: int, flags: int, window: int = 0, options: opt.Options = ()
+) -> bytes:
+    """Build a packet that the client takes for one of the server's."""
+    return _built(
+        flow.server, flow.client, seq=seq, ack=ack, flags=flags, window=window, options=options
+    )
 
 
 def syn_ack(flow: Flow, offer: Offer, tsecr: int) -> bytes:
@@ -82,27 +92,19 @@ def reset_client(flow: Flow) -> bytes:
 
 def reset_server(flow: Flow, seq: int) -> bytes:
     """Build the client's RST for the server; ``seq`` is what the server acknowledged."""
-    src, sport = _split_endpoint(flow.client)
-    dst, dport = _split_endpoint(flow.server)
-    return Segment(
-        src=src, dst=dst, sport=sport, dport=dport, seq=seq, ack=0, flags=RST, window=0
-    ).emit()
+    return _built(flow.client, flow.server, seq=seq, ack=0, flags=RST, window=0)
 
 
 def challenge_server(flow: Flow) -> bytes:
     """Build the client's answer to a SYN-ACK with another number than the first one's."""
-    src, sport = _split_endpoint(flow.client)
-    dst, dport = _split_endpoint(flow.server)
-    return Segment(
-        src=src,
-        dst=dst,
-        sport=sport,
-        dport=dport,
+    return _built(
+        flow.client,
+        flow.server,
         seq=flow.held.start,
         ack=flow.to_client.next_seq,
         flags=ACK,
         window=0,
-    ).emit()
+    )
 
 
 def server_syn(syn: SegmentView, offer: Offer) -> bytes:

@@ -29,8 +29,7 @@ class Passing:
 
     def add(self, view: SegmentView, now: float) -> None:
         """Let the packet's connection pass from now on."""
-        ports = view.raw[view.tcp : view.tcp + 4]
-        self._note(view.dst + view.src + ports[2:] + ports[:2], now)
+        self._note(view.reply_key, now)
         self._note(view.flow_key, now)
         while len(self._seen) > _MOST:
             self._seen.popitem(last=False)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 _MOST = 65_536
 _IPV4_PREFIX = 3  # bytes: /24
-_IPV6_PREFIX = 7  # bytes: /56, what a site is given at least (RFC 6177)
+_IPV6_PREFIX = 7  # bytes: /56, what a site is often given (RFC 6177 asks for more than a /64)
 _REFILL = 0.1  # of the bucket, each second
 
 

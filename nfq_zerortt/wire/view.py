@@ -101,6 +101,22 @@ class SegmentView:
         return self.src + self.dst + self.raw[self.tcp : self.tcp + 4]
 
     @property
+    def source(self) -> bytes:
+        """Address and port of the sender, in network order: 6 or 18 bytes."""
+        return self.src + self.raw[self.tcp : self.tcp + 2]
+
+    @property
+    def destination(self) -> bytes:
+        """Address and port of the receiver, in network order: 6 or 18 bytes."""
+        return self.dst + self.raw[self.tcp + 2 : self.tcp + 4]
+
+    @property
+    def reply_key(self) -> bytes:
+        """The :attr:`flow_key` that the answers have."""
+        ports = self.raw[self.tcp : self.tcp + 4]
+        return self.dst + self.src + ports[2:] + ports[:2]
+
+    @property
     def payload(self) -> bytes:
         """The segment's data."""
         return self.raw[self.payload_at : self.end]

@@ -29,7 +29,7 @@ class Auto(FastOpen):
         habits = self._memory.habits(flow.server)
         if not wait or port not in self._moves.fast_open_ports or habits.gap is None:
             return 0.0
-        if not habits.accepts and not self._memory.cookie(flow.client[:-2], flow.server, now):
+        if not habits.accepts and not self._memory.cookie(flow.client_address, flow.server, now):
             wait = min(wait, _TRIAL_S)
         return wait if habits.gap <= wait else 0.0
 
@@ -39,7 +39,7 @@ class Auto(FastOpen):
             port in self._moves.fast_open_ports
             and not (habits.asked and now - habits.asked_at < _ASK_AGAIN_S)
             and self._memory.may_be_asked(flow.server, now)
-            and not self._memory.cookie(flow.client[:-2], flow.server, now)
+            and not self._memory.cookie(flow.client_address, flow.server, now)
         )
 
     def _data_for_syn(self, flow: Flow) -> bytes:
