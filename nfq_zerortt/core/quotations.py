@@ -66,7 +66,8 @@ class Quotations:
 
     def _about_the_syn(self, flow: Flow, error: QuotedSegment, now: float) -> Actions:
         assert flow.state in HALF_OPEN
-        if flow.attempts == 1 and flow.fast_open != "none" and error.kind in _ABOUT_ITS_FORM:
+        another_try = flow.state is not State.ABORTED and flow.attempts == 1
+        if another_try and flow.fast_open != "none" and error.kind in _ABOUT_ITS_FORM:
             return [Drop("syn_not_taken"), *self._moves.repeat_syn(flow, now)]
         if error.kind not in (Kind.UNREACHABLE, Kind.EXPIRED):
             return [Accept("icmp_soft")]
