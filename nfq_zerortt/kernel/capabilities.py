@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_BITS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
+_BITS = {
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
 """The numbers of linux/capability.h."""
 
 
 def effective() -> frozenset[str]:
-    """Return those of CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN that are in force."""
+    """Return which of the privileges that matter to this product are in force."""
     for line in Path("/proc/thread-self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("CapEff:"):
             mask = int(line.split()[1], 16)
