@@ -8,14 +8,26 @@ from typing import Any
 
 from nfq_zerortt.core import descriptions, remembered
 from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.observe.control import Request
 
 
-def requests(engine: Engine, cleared: Callable[[dict[str, int]], None]) -> Mapping[str, Request]:
-    """Return the requests by name; ``cleared`` is told what was forgotten when one asked for it."""
+def requests(
+    engine: Engine,
+    carried: Callable[[], Iterator[Flow]],
+    cleared: Callable[[dict[str, int]], None],
+) -> Mapping[str, Request]:
+    """Return the requests by name.
+
+    ``carried`` gives the flows that are only the kernel's; ``cleared`` is told what was forgotten
+    when one asked for it.
+    """
 
     def flows() -> Iterator[dict[str, Any]]:
-        return descriptions.flows(engine.table, time.monotonic())
+        now = time.monotonic()
+        yield from descriptions.flows(engine.table, now)
+        for flow in carried():
+            yield descriptions.describe_flow(flow, now)
 
     def learned() -> Iterator[dict[str, Any]]:
         return remembered.records(engine.memory, time.monotonic())

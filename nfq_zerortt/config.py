@@ -22,7 +22,8 @@ DEFAULT_CONFIG = Path("/etc/nfq-zerortt/config.toml")
 DEFAULT_CONTROL_SOCKET = "/run/nfq-zerortt/control.sock"
 
 STRATEGIES = ("auto", "hold", "fastopen", "observe")
-DATA_PATHS = ("auto", "python")
+DATA_PATHS = ("auto", "python", "kernel")
+WHEN_FULL = ("python", "pass")
 LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -36,7 +37,8 @@ class Limits:
     """The bounds of the core: what it keeps at most, and for how long.
 
     Attributes:
-        max_flows: flows in the table; when it is full, new ones pass through untouched.
+        max_flows: flows in the table; when it is full, new ones pass through untouched. The
+            kernel's table has as much room again, fixed at the start of the service.
         max_half_open: flows whose handshake is not complete; likewise.
         held_bytes_per_flow: early data kept for one flow; beyond, a segment is not taken and
             the client repeats it.
@@ -76,14 +78,16 @@ class Config:
     """What ``nfq-zerortt run`` is told, by file and by flags.
 
     ``realtime`` asks for the scheduling class SCHED_FIFO (sched(7)): a SYN is then not kept
-    waiting by whatever else the machine does. ``control_socket`` and ``state_file`` may be empty:
-    then there is none.
+    waiting by whatever else the machine does. ``kernel_full`` says what becomes of new flows while
+    the kernel has no room for more: they stay with Python, or pass untouched. ``control_socket``
+    and ``state_file`` may be empty: then there is none.
     """
 
     client_iface: str = ""
     server_iface: str = ""
     strategy: str = "auto"
     data_path: str = "auto"
+    kernel_full: str = "python"
     ports: PortSet = ALL_PORTS
     fast_open_ports: PortSet = FAST_OPEN_PORTS
     queue: int = 0
@@ -139,10 +143,10 @@ def load(path: Path | None) -> Config:
 _ALLOWED: Mapping[str, tuple[str, ...]] = {
     "strategy": STRATEGIES,
     "data_path": DATA_PATHS,
+    "kernel_full": WHEN_FULL,
     "log_format": LOG_FORMATS,
     "log_level": LOG_LEVELS,
 }
-_NOT_YET = frozenset({("data_path", "kernel")})
 _RANGES: Mapping[str, tuple[int, int]] = {
     "queue": (0, 65535),
     "max_flows": (1, 10_000_000),
@@ -187,9 +191,6 @@ def _checked(name: str, value: Any, example: Any, shown: str) -> Any:
     if type(value) is not type(example):
         kind = {bool: "true or false", int: "a whole number", str: "a text"}[type(example)]
         raise ConfigError(f"{shown} = {value!r}: {kind} is allowed")
-    if (name, value) in _NOT_YET:
-        allowed = ", ".join(_ALLOWED[name])
-        raise ConfigError(f"{shown} = {value!r} is not in this version; allowed are {allowed}")
     if name in _ALLOWED and value not in _ALLOWED[name]:
         raise ConfigError(f"{shown} = {value!r}: allowed are {', '.join(_ALLOWED[name])}")
     if name in _RANGES:

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -23,13 +23,16 @@ from netfilterqueue import Packet
 
 from nfq_zerortt import __version__
 from nfq_zerortt.answers import requests
+from nfq_zerortt.carrying import Carrying, choose, keeps_flows, take_back
 from nfq_zerortt.config import DEFAULT_CONTROL_SOCKET, Config
 from nfq_zerortt.core.actions import Action, Actions, Drop, Replace, Report, Send, Side
 from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.keeping import Keeper, StateFileError
+from nfq_zerortt.kernel.bpf.layout import MARK_LEFT
 from nfq_zerortt.kernel.features import require_for_run, served_families, warnings_for_run
 from nfq_zerortt.kernel.link import mtu
 from nfq_zerortt.kernel.queue import PacketQueue
@@ -42,12 +45,16 @@ from nfq_zerortt.observe.packets import packet_event
 from nfq_zerortt.ports import PortSet
 
 _SECRET_BYTES = 32
-_LOG_SLICE = 8  # events: what is written at a time must not keep a SYN waiting
+_SEED_BYTES = 4
+_LOG_SLICE = 32  # events: what is written at a time must not keep a SYN waiting
 _LOG_DELAY_S = 0.02
 _FIFO_PRIORITY = 5
 _DRAIN_S = 2.0
 _DRAIN_STEP_S = 0.05
 _EMPTY_S = 0.5
+_TIDY_S = 60.0
+_QUIET_S = 1.0
+_FEW_FLOWS = 1000  # looked at in some milliseconds
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NEEDS_RESTART = {
     "client_iface",
@@ -96,12 +103,15 @@ class Service:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._writing = False
+        self._busy_at = 0.0
         self._flows = 0
         self._rules_are_set = False
         self._rules_lock = asyncio.Lock()
         self._hung_up = asyncio.Event()
         self._answered: list[Packet] = []
         self._control: ControlPath | None = None
+        self._carrying: Carrying | None = None
+        self._why_python = ""
         self._restored = 0
         memory = self._engine.memory
         self._keeper = Keeper(Path(config.state_file), memory) if config.state_file else None
@@ -126,13 +136,16 @@ class Service:
                 try:
                     self._take_control_socket()
                     self._restore()
-                    if config.rules:
-                        self._rules.apply()
-                        self._rules_are_set = True
+                    self._take_kernel_path()
                     try:
+                        if config.rules:
+                            self._rules.apply()
+                            self._rules_are_set = True
                         asyncio.run(self._serve())
                     finally:
                         self._remove_rules()
+                        if self._carrying is not None:
+                            self._carrying.close()
                 finally:
                     if self._control is not None:
                         self._control.close()
@@ -150,6 +163,21 @@ class Service:
         if self._rules_are_set:
             self._rules_are_set = False
             self._rules.remove()
+
+    def _take_kernel_path(self) -> None:
+        path, self._why_python = choose(self._config)
+        if path is not None:
+            seed = int.from_bytes(os.urandom(_SEED_BYTES), "big")
+            self._carrying = Carrying(path, self._engine, seed)
+
+    def _take_back_flows(self) -> None:
+        try:
+            taken = take_back(self._config, self._engine, self._run)
+        except ZeroRttError as error:
+            self._warn("data_path", str(error), "nfq-zerortt rules remove")
+            return
+        if taken:
+            self._event("service.flows_adopted", {"flows": taken})
 
     def _take_control_socket(self) -> None:
         path = self._config.control_socket
@@ -171,18 +199,23 @@ class Service:
             self._loop.add_signal_handler(number, stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         self._loop.add_reader(self._queue.fileno(), self._on_readable)
-        # What was made so far lives as long as the process: the collector need not look at it,
-        # and shall not stop packets often for the little that flows leave behind.
+        # The collector would look at all flows, and stop packets for tens of milliseconds. They
+        # leave no cycles; what little else does is collected when nobody waits (:meth:`_tidy`).
         gc.collect()
         gc.freeze()
-        # Flows leave no cycles; a look at all that lives would stop packets for tens of ms.
-        gc.set_threshold(100_000, 50, 1_000_000)
+        gc.disable()
         started = time.monotonic()
-        if self._config.data_path == "auto":
+        data_path = "python" if self._carrying is None else "kernel"
+        if self._why_python and self._config.data_path == "auto":
             self._event(
-                "service.data_path",
-                {"data_path": "python", "reason": "the kernel data path is not in this version"},
+                "service.data_path", {"data_path": data_path, "reason": self._why_python}
             )
+        if self._carrying is None:
+            self._take_back_flows()
+        else:
+            self._loop.add_reader(self._carrying.fileno(), self._on_endings)
+            if self._carrying.adopted:
+                self._event("service.flows_adopted", {"flows": self._carrying.adopted})
         if self._restored:
             self._event("service.learned_restored", {"records": self._restored})
         for warning in self._warnings:
@@ -191,7 +224,7 @@ class Service:
             "service.ready",
             {
                 "strategy": self._config.strategy,
-                "data_path": "python",
+                "data_path": data_path,
                 "version": __version__,
                 "client_iface": self._config.client_iface,
                 "server_iface": self._config.server_iface,
@@ -222,26 +255,47 @@ class Service:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            left = 0
+            if self._carrying is not None:
+                self._loop.remove_reader(self._carrying.fileno())
+                self._on_endings()
+                left, self._carrying = self._carrying.close(), None
             uptime = round(time.monotonic() - started, 3)
-            self._event("service.stopped", {"flows": self._flows, "uptime_s": uptime})
+            self._event(
+                "service.stopped",
+                {"flows": self._flows, "flows_left": left, "uptime_s": uptime},
+            )
 
     # --- beside the packets ---------------------------------------------------------------
 
     def _side_work(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is done between packets: answering who asks, keeping what was learned."""
-        work: list[Coroutine[Any, Any, None]] = [self._follow_settings()]
+        work: list[Coroutine[Any, Any, None]] = [self._follow_settings(), self._tidy()]
         if self._control is not None:
-            answers = requests(self._engine, self._learned_cleared)
+            answers = requests(self._engine, self._carried, self._learned_cleared)
             work.append(ControlServer(self._control.listener, answers, self._fault).serve())
         if self._keeper is not None:
             work.append(self._keeper.keep(self._not_kept))
+        if self._carrying is not None:
+            work.append(self._carrying.look_through(self._run))
         return work
+
+    def _carried(self) -> Iterator[Flow]:
+        return iter(()) if self._carrying is None else self._carrying.flows()
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Exception:
             self._fault()
+
+    async def _tidy(self) -> None:
+        """Collect garbage in quiet moments."""
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            quiet = time.monotonic() - self._busy_at > _QUIET_S
+            if quiet and len(self._engine.table) < _FEW_FLOWS:
+                gc.collect()
 
     def _restore(self) -> None:
         """Take up what an earlier run has learned."""
@@ -315,6 +369,8 @@ class Service:
             return
         self._config = config
         self._configure(config)
+        if self._carrying is not None:
+            self._carrying.enable(keeps_flows(config) == "")
         self._set_timer()  # other limits move the flows' timers
         self._log.set_level(config.log_level)
         self._debug = self._log.debug
@@ -345,6 +401,7 @@ class Service:
     # --- packets --------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
+        self._busy_at = time.monotonic()
         self._handle_batch()
         self._set_timer()
 
@@ -363,19 +420,31 @@ class Service:
     def _on_packet(self, packet: Packet) -> None:
         started = time.monotonic()
         raw: bytes = packet.get_payload()
+        side = Side.CLIENT if packet.indev == self._client_index else self._other(packet)
+        left = self._carrying is not None and packet.get_mark() & MARK_LEFT
         try:
-            side = Side.CLIENT if packet.indev == self._client_index else self._other(packet)
             actions = self._engine.packet(raw, side, started)
-            if len(actions) == 1 and not self._debug:
-                only = actions[0]
-                if type(only) is Replace:
-                    packet.set_payload(only.data)
-                    packet.accept()
-                    return
-            self._carry_out(packet, raw, side, actions, started)
+            only = actions[0]
+            if len(actions) == 1 and type(only) is Replace and not self._debug:
+                packet.set_payload(only.data)
+                packet.accept()
+            else:
+                self._carry_out(packet, raw, side, actions, started)
+            if left and self._carrying is not None:
+                self._carrying.done(raw, side)
         except Exception:
             self._fault()
             _accept_if_open(packet)
+
+    def _on_endings(self) -> None:
+        """Deal with flows that have ended in the kernel."""
+        try:
+            if self._carrying is not None:
+                for actions in self._carrying.ended(time.monotonic()):
+                    self._run(actions)
+        except Exception:
+            self._fault()
+        self._set_timer()
 
     def _other(self, packet: Packet) -> Side:
         """The side of a packet that did not come from the client's interface, as we know it."""
@@ -383,9 +452,17 @@ class Service:
             # An interface was made anew since, with another index.
             self._client_index = _index(self._config.client_iface)
             self._server_index = _index(self._config.server_iface)
+            self._attach_again()
             if packet.indev == self._client_index:
                 return Side.CLIENT
         return Side.SERVER
+
+    def _attach_again(self) -> None:
+        if self._carrying is not None:
+            try:
+                self._carrying.attach_again()
+            except ZeroRttError as error:
+                self._warn("data_path", str(error), "restart the service")
 
     def _carry_out(
         self, packet: Packet, raw: bytes, side: Side, actions: Actions, started: float
@@ -492,7 +569,13 @@ class Service:
 
 
 def _policy(config: Config) -> Policy:
-    return Policy(config.strategy, config.destinations, config.ports, config.fast_open_ports)
+    return Policy(
+        config.strategy,
+        config.destinations,
+        config.ports,
+        config.fast_open_ports,
+        config.kernel_full,
+    )
 
 
 def _rules(config: Config, ports: PortSet) -> RuleSet:

@@ -29,11 +29,13 @@ services=()
 extras='[dev]'
 case $purpose in
     run)
-        packages+=(iptables iproute2 procps ethtool tcpdump)
+        packages+=(iptables iproute2 procps ethtool tcpdump libbpf1)
         extras=''
         ;;
     test)
-        packages+=(iptables iproute2 procps ethtool tcpdump)
+        packages+=(iptables iproute2 procps ethtool tcpdump libbpf1)
+        # The kernel data path is built anew, and looked at.
+        packages+=(clang llvm libbpf-dev bpftool)
         # The independent clients and servers of the tests.
         services=(nginx redis-server redis-tools iperf3 netcat-openbsd curl conntrack
             iputils-ping nftables openssl)

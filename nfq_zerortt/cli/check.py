@@ -27,3 +27,9 @@ def check(context: click.Context) -> None:
         click.echo(f"The service cannot run here; what it lacks: {', '.join(lacking)}.")
         context.exit(MissingFeatureError.exit_status)
     click.echo("The service can run here.")
+    kernel = features.kernel_data_path()
+    if kernel.ok:
+        click.echo("Established flows are carried by the kernel (--data-path auto).")
+    else:
+        remedy = f"; to mend it: {kernel.remedy}" if kernel.remedy else ""
+        click.echo(f"Established flows are carried in Python: {kernel.detail}{remedy}")

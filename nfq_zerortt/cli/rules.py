@@ -7,9 +7,10 @@ from typing import TypeVar
 
 import click
 
-from nfq_zerortt.errors import MissingFeatureError
-from nfq_zerortt.kernel import features
+from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
+from nfq_zerortt.kernel import carried, features
 from nfq_zerortt.kernel.declarations import FAMILIES
+from nfq_zerortt.kernel.kernel_path import KernelPath
 from nfq_zerortt.kernel.rules import LAST_QUEUE, RuleSet, for_removal
 from nfq_zerortt.ports import PortSet
 
@@ -54,7 +55,7 @@ def show(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
     Lines with -4 are for IPv4 only, lines with -6 for IPv6 only.
     """
     wanted = _wanted(client_iface, server_iface, PortSet.parse(ports), queue)
-    for line in [*_state(wanted), *_where_to_look(wanted)]:
+    for line in [*_state(wanted), *_where_to_look(wanted), _kernel_path(queue)]:
         click.echo(f"# {line}")
     click.echo(wanted.text(), nl=False)
 
@@ -75,8 +76,48 @@ def apply(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
 @rules.command()
 @_queue
 def remove(queue: int) -> None:
-    """Take all rules of this queue number away, IPv4 and IPv6; no others are touched."""
-    for_removal(queue).remove()
+    """Take away all rules of this queue number, IPv4 and IPv6, and its filters in the kernel.
+
+    Nobody else's are touched. Established connections that are renumbered break: stop a
+    service that runs (SIGTERM), and it lets them end first.
+    """
+    cut = _carried(queue)
+    running = features.bound_to(queue)
+    try:
+        for_removal(queue).remove()
+    finally:
+        removed = KernelPath.remove_all(queue)
+    if removed:
+        click.echo(f"kernel data path removed: {', '.join(removed)}")
+    if cut:
+        click.echo(f"warning: established connections that this has cut: {cut}", err=True)
+    if running is not None:
+        click.echo(
+            f"warning: queue {queue} is in use (netlink port {running}, as a rule the process id): "
+            "that service gets no packets any more; stop or restart it",
+            err=True,
+        )
+
+
+def _carried(queue: int) -> str:
+    """Tell how many connections the kernel carries; empty for none."""
+    if not carried.interfaces(queue):
+        return ""
+    try:
+        return str(carried.established(queue) or "")
+    except (ZeroRttError, OSError) as error:
+        return f"unknown ({error})"
+
+
+def _kernel_path(queue: int) -> str:
+    """Tell what the kernel data path does for a queue."""
+    interfaces = carried.interfaces(queue)
+    if not interfaces:
+        return "kernel data path: not attached"
+    return (
+        f"kernel data path: attached to {' and '.join(interfaces)}, established connections: "
+        f"{_carried(queue) or 0}"
+    )
 
 
 def _wanted(client_iface: str, server_iface: str, ports: PortSet, queue: int) -> RuleSet:

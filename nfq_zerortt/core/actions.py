@@ -11,6 +11,8 @@ from typing import Any
 class Side(enum.Enum):
     """The two sides of ClientNIC: where a packet comes from, or where it is sent to."""
 
+    __hash__ = object.__hash__  # Enum has one of its own, in Python: often too slow
+
     CLIENT = "client"
     SERVER = "server"
 

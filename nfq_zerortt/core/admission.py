@@ -25,13 +25,15 @@ class Policy:
     """What is wanted: of the ``destinations`` the first that matches, else ``strategy``.
 
     ``ports``: servers on other ports are left alone. ``fast_open_ports``: those on which the
-    strategy *auto* may do Fast Open.
+    strategy *auto* may do Fast Open. ``kernel_full``: when the kernel has no room for another flow,
+    new ones are not handed over to it ("python"), or pass untouched ("pass").
     """
 
     strategy: str
     destinations: tuple[Destination, ...] = ()
     ports: PortSet = ALL_PORTS
     fast_open_ports: PortSet = FAST_OPEN_PORTS
+    kernel_full: str = "python"
 
     @property
     def strategies(self) -> set[str]:

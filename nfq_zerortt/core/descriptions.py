@@ -11,7 +11,6 @@ from typing import Any
 
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.table import FlowTable
-from nfq_zerortt.wire.seqnum import distance
 
 
 def flows(table: FlowTable, now: float) -> Iterator[dict[str, Any]]:
@@ -32,6 +31,7 @@ def describe_flow(flow: Flow, now: float) -> dict[str, Any]:
     client, _, server = flow.name.partition(">")
     to_server, to_client = flow.to_server, flow.to_client
     answered = flow.isn_server is not None
+    earlier = flow.data_earlier
     return {
         "flow_id": flow.number,
         "flow": flow.name,
@@ -39,14 +39,14 @@ def describe_flow(flow: Flow, now: float) -> dict[str, Any]:
         "server": server,
         "state": flow.state.name,
         "strategy": flow.strategy,
-        "data_path": "none" if flow.observed else "python",
+        "data_path": _data_path(flow),
         "age_s": _ago(flow.created, now),
         "idle_s": _ago(flow.last_seen, now),
         "server_rtt_ms": _ms(flow.server_rtt) if answered else None,
         "connected_earlier_ms": _ms(flow.server_rtt) if answered and not flow.observed else None,
-        "data_earlier_ms": _data_earlier_ms(flow),
+        "data_earlier_ms": None if earlier is None else _ms(earlier),
         "fast_open": flow.fast_open,
-        "syn_data_bytes": distance(flow.held.start, flow.syn_end),
+        "syn_data_bytes": flow.syn_data,
         "syn_data_accepted_bytes": flow.carried,
         "syn_attempts": flow.attempts,
         "bytes_to_server": to_server.octets,
@@ -60,19 +60,10 @@ def describe_flow(flow: Flow, now: float) -> dict[str, Any]:
     }
 
 
-def _data_earlier_ms(flow: Flow) -> float | None:
-    """Return how much earlier the client's first data left for the server than it would have.
-
-    Without us it leaves when the client has the real SYN-ACK and has then taken as long to speak
-    as it took here. With Fast Open it left with the SYN: a whole round trip earlier. Held, it
-    left with the SYN-ACK: only the client's own time is saved. Data that came later than that may
-    have waited for the server's, so nothing is known of it.
-    """
-    if flow.isn_server is None or flow.observed or flow.held_since is None:
-        return None
-    if flow.carried:
-        return _ms(flow.server_rtt)
-    return _ms(flow.held_since - flow.syn_left_at)
+def _data_path(flow: Flow) -> str:
+    if flow.observed:
+        return "none"
+    return "python" if flow.handed_over is None else "kernel"
 
 
 def _ms(seconds: float) -> float:

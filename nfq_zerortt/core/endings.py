@@ -27,19 +27,23 @@ class Endings:
 
     def linger(self, flow: Flow) -> float:
         """Return for how many seconds of silence a flow with complete handshakes is kept."""
+        return self.patience(flow.state)
+
+    def patience(self, state: State) -> float:
+        """Return the same for flows in that state."""
         limits = self._limits
         return {
             State.TIME_WAIT: limits.time_wait_s,
             State.RESET: limits.reset_linger_s,
             State.CLOSING: _CLOSING_S,
-        }.get(flow.state, limits.idle_timeout_s)
+        }.get(state, limits.idle_timeout_s)
 
     def finish(self, flow: Flow, now: float) -> list[Action]:
         """Both FINs are acknowledged: report the end, keep the numbers for repeated FINs."""
         flow.apply(Event.FINS_ACKED)
         self._table.changed(flow)
         self._table.set_timer(flow, now + self.linger(flow), now)
-        return self._closed(flow, "")
+        return self.told(flow, "")
 
     def expect(self, flow: Flow, now: float) -> None:
         """Both have sent FIN: do not wait long for what is still missing."""
@@ -51,7 +55,7 @@ class Endings:
         self._table.changed(flow)
         self._table.set_timer(flow, now + self.linger(flow), now)
         by, reason = RESET_BY[event]
-        return [report(flow, "flow.reset", reason=reason, by=by), *self._closed(flow, "")]
+        return [report(flow, "flow.reset", reason=reason, by=by), *self.told(flow, "")]
 
     def close(self, flow: Flow, event: Event, reason: str) -> list[Action]:
         """The flow ends and is forgotten at once."""
@@ -60,7 +64,7 @@ class Endings:
 
     def abandon(self, flow: Flow, reason: str) -> list[Action]:
         """Forget the flow in whatever state it is; report its end unless that was done."""
-        actions = self._closed(flow, reason)
+        actions = self.told(flow, reason)
         self.forget(flow)
         return actions
 
@@ -75,7 +79,8 @@ class Endings:
         flow.held.release()
         flow.ahead.clear()
 
-    def _closed(self, flow: Flow, reason: str) -> list[Action]:
+    def told(self, flow: Flow, reason: str) -> list[Action]:
+        """Report the flow's end, unless that was done."""
         if flow.ended:
             return []
         flow.ended = True

@@ -18,7 +18,8 @@ from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
 from nfq_zerortt.core.admission import Admission, Policy
 from nfq_zerortt.core.endings import Endings
-from nfq_zerortt.core.flow import Flow, flow_name
+from nfq_zerortt.core.flow import Flow, Path, flow_name, reverse_key
+from nfq_zerortt.core.handover import Carrier, Handover
 from nfq_zerortt.core.handshake import Handshake, report
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
@@ -62,6 +63,7 @@ class Engine:
         self.table = FlowTable()
         self.memory = Memory()
         self.draining = False
+        self.handover: Handover | None = None
         self.limits = limits
         self.link_mtu = ETHERNET_MTU
         self._numbers = InitialNumbers(secret)
@@ -88,11 +90,15 @@ class Engine:
             prefixes=self._prefixes,
             fast_open_ports=policy.fast_open_ports,
             link_mtu=self.link_mtu,
+            data_path=self._data_path,
         )
         self._strategies: dict[str, Strategy] = {}
         for name in policy.strategies:
             self._strategy_named(name)
         self._endings = Endings(limits, self.table)
+        self._pass_when_full = policy.kernel_full == "pass"
+        if self.handover is not None:
+            self.handover.endings = self._endings
         self._stream = Stream(self._moves, self._endings, self._first_packet)
         self._quotations = Quotations(self._moves, self._endings)
         self._admission = Admission(
@@ -116,12 +122,40 @@ class Engine:
         if moved:
             self._move_timers()
 
+    def hand_over_to(self, carrier: Carrier, seed: int, count: int) -> Handover:
+        """Hand flows over to ``carrier`` from now on.
+
+        ``seed`` as in :class:`Handover`; ``count`` is the highest number of the flows there.
+        """
+        self.handover = Handover(carrier, self.table, self._endings, seed)
+        self._count = max(self._count, count)
+        return self.handover
+
+    def take_in(self, flow: Flow, now: float) -> Actions:
+        """Go on with a flow that the kernel has carried for an earlier process."""
+        self._count = max(self._count, flow.number)
+        if flow.state in ENDED and flow.ended:
+            flow.dissolve()
+            return []
+        flow.handed_over, flow.kept = None, True
+        flow.choose_path()
+        self.table.add(flow)
+        self.table.changed(flow)
+        self.table.set_timer(flow, now + self._endings.linger(flow), now)
+        return self._endings.told(flow, "") if flow.state in ENDED else []
+
+    def _data_path(self, flow: Flow) -> str:
+        if flow.observed:
+            return "none"
+        return "kernel" if self.handover is not None and self.handover.takes(flow) else "python"
+
     def _move_timers(self) -> None:
         """Let new limits count for the flows that are there."""
         if not self.limits.leave_alone_s:
             self.memory.refusals.clear()
         for flow in self.table:
-            if flow.state in TRANSLATING:
+            waits = flow.handed_over is not None or flow.ready_since is not None
+            if flow.state in TRANSLATING and not waits:
                 end = flow.last_seen + self._endings.linger(flow)
                 self.table.set_timer(flow, end, flow.last_seen)
 
@@ -177,13 +211,29 @@ class Engine:
         except NotTcpError as error:
             return self._not_tcp(raw, side, now, str(error))
         except CutOffError:
-            return self._cut_off(raw)
+            return self._cut_off(raw, side)
         except WireError as error:
             reason = f"malformed: {error}"
             return [Accept(reason), Report("packet.malformed", 0, "", {"reason": reason})]
         path = self._paths.get(view.flow_key)
-        if path is None:
-            return self._first_packet(view, side, now)
+        if path is not None:
+            flow = path.flow
+            actions = self._of_flow(path, view, now)
+            if self.handover is None:
+                return actions
+            return [*actions, *self.handover.after_packet(flow, now)]
+        if self.handover is not None and not self._passing.knows(view, now):
+            path = self._carried(view.flow_key, side)
+            if path is not None:
+                flow = path.flow
+                if not flow.passing:
+                    return self._of_carried(path, view, now)
+                if self.handover.still_passes(flow, now):
+                    self._passing.add(view, now)
+                flow.dissolve()
+        return self._first_packet(view, side, now)
+
+    def _of_flow(self, path: Path, view: SegmentView, now: float) -> Actions:
         flow = path.flow
         if not flow.observed and not view.fragment and not packets.is_intact(view):
             return [Drop("wrong_checksum")]  # no end would take it, and neither must we
@@ -194,6 +244,24 @@ class Engine:
             return self._opening.from_client(flow, view, now)
         return self._opening.from_server(flow, view, now)
 
+    def _carried(self, flow_key: bytes, side: Side) -> Path | None:
+        """Return the path that a packet from ``side`` has in a flow that the kernel carries."""
+        if self.handover is None:
+            return None
+        client_key = flow_key if side is Side.CLIENT else reverse_key(flow_key)
+        return self.handover.path_of(client_key, side)
+
+    def _of_carried(self, path: Path, view: SegmentView, now: float) -> Actions:
+        assert self.handover is not None
+        flow = path.flow
+        before = flow.state
+        actions = self._of_flow(path, view, now)
+        if flow.state is not before:
+            self.handover.reclaim(flow, now)
+        else:
+            flow.dissolve()
+        return actions
+
     def _not_tcp(self, raw: bytes, side: Side, now: float, what: str) -> Actions:
         """Let a packet pass, unless it is an ICMP error about a flow of ours."""
         try:
@@ -201,11 +269,19 @@ class Engine:
         except WireError:
             return [Accept(what)]
         path = self._paths.get(error.flow_key)
+        if path is not None:
+            return self._quotations.deal(path, error, side, now)
+        # Sent by one side, it quotes what the other has sent; or it is this router's own.
+        sender = Side.CLIENT if side is Side.SERVER else Side.SERVER
+        path = self._carried(error.flow_key, sender) or self._carried(error.flow_key, side)
         if path is None:
             return [Accept("icmp")]
-        return self._quotations.deal(path, error, side, now)
+        flow = path.flow
+        actions = self._quotations.deal(path, error, side, now)
+        flow.dissolve()
+        return actions
 
-    def _cut_off(self, raw: bytes) -> Actions:
+    def _cut_off(self, raw: bytes, side: Side) -> Actions:
         """Let a packet pass that is longer than what the queue hands out of it.
 
         Of a translated flow it would arrive with numbers that mean nothing; there, the MSS
@@ -213,9 +289,10 @@ class Engine:
         """
         if raw[0] >> 4 == 4:
             ports = (raw[0] & 0x0F) * 4
-            path = self._paths.get(raw[12:20] + raw[ports : ports + 4])
+            key = raw[12:20] + raw[ports : ports + 4]
         else:
-            path = self._paths.get(raw[8:44])
+            key = raw[8:44]
+        path = self._paths.get(key) or self._carried(key, side)
         if path is None or path.flow.observed:
             return [Accept("too_long")]
         reason = "malformed: too long for the queue"
@@ -229,11 +306,17 @@ class Engine:
             if view.flags & SYN and view.flags & ACK and side is Side.SERVER:
                 self.memory.refusals.forget(view.source)
             # Also a SYN: again the one that was let pass, or a stranger's guess.
+            elif self.handover is not None and not view.flags & SYN and not view.fragment:
+                self.handover.let_pass(
+                    view.flow_key if side is Side.CLIENT else view.reply_key, now
+                )
             return [Accept("bypassed")]
         if not view.flags & SYN or view.flags & ACK:
             return self._pass(view, "mid_stream", now)
         if self.draining:
             return self._pass(view, "service_stopping", now)
+        if self._pass_when_full and self.handover is not None and self.handover.is_full:
+            return self._pass(view, "kernel_full", now)
         decided = self._admission.decide(view, side, now)
         if isinstance(decided, str):
             return self._pass(view, decided, now)
@@ -260,7 +343,7 @@ class Engine:
 
     def _new_flow(self, syn: SegmentView, strategy: Strategy, now: float) -> Actions:
         self._count += 1
-        flow = Flow(self._count, syn, strategy.name, now)
+        flow = Flow.begun(self._count, syn, strategy.name, now)
         self.table.add(flow)
         received = report(
             flow,
@@ -296,10 +379,16 @@ class Engine:
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`tick` is to be called next, or None."""
-        return self.table.next_deadline()
+        ours = self.table.next_deadline()
+        carried = self.handover.next_deadline() if self.handover is not None else None
+        if ours is None or carried is None:
+            return ours if carried is None else carried
+        return min(ours, carried)
 
     def tick(self, now: float) -> Actions:
         """Do what is due. The result holds no verdict."""
+        if self.handover is not None:
+            self.handover.tick(now)
         actions: list[Action] = []
         for flow in self.table.due(now):
             due = self._opening.due if flow.state in HALF_OPEN else self._idle
@@ -312,24 +401,32 @@ class Engine:
         return actions
 
     def _idle(self, flow: Flow, now: float) -> list[Action]:
-        """Forget a flow that has been silent for as long as its state allows."""
+        """Hand a flow over, or forget it: the kernel carries it, or it was silent for too long."""
+        said: list[Action] = []
+        if self.handover is not None:
+            said = self.handover.due(flow, now)
+            if flow.handed_over is not None:
+                return said
         linger = self._endings.linger(flow)
         if flow.last_seen + linger > now:
             self.table.set_timer(flow, flow.last_seen + linger, now)
-            return []
-        return self._endings.close(flow, Event.TIMEOUT, "timeout")
+            return said
+        return [*said, *self._endings.close(flow, Event.TIMEOUT, "timeout")]
 
     # --- the end of the service -----------------------------------------------------------
 
     def has_live_flows(self) -> bool:
         """Tell whether a connection depends on us that has not come to its end."""
-        return any(flow.state not in ENDED and not flow.observed for flow in self.table)
+        return any(map(_depends_on_us, self.table))
 
     def shut_down(self, now: float) -> Actions:
         """End every flow that would die with us, so that both ends learn of it at once."""
         actions: list[Action] = []
         for flow in list(self.table):
-            if not flow.observed and flow.state not in ENDED:
+            if flow.handed_over is not None and self.handover is not None:
+                self.handover.settle(flow)
+                continue
+            if _depends_on_us(flow):
                 actions += self._shut_down(flow)
             actions += self._endings.abandon(flow, "service_stopped")
         return actions
@@ -349,3 +446,7 @@ class Engine:
                 reset = packets.reset_server(flow, flow.syn_end)
                 yield Send(Side.SERVER, reset, "service_stopped")
         yield report(flow, "flow.reset", reason="service_stopped", by="clientnic")
+
+
+def _depends_on_us(flow: Flow) -> bool:
+    return flow.state not in ENDED and not flow.observed and flow.handed_over is None

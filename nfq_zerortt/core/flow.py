@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.direction import Direction
-from nfq_zerortt.core.endpoints import endpoint_text
+from nfq_zerortt.core.endpoints import endpoint_text, server_text
 from nfq_zerortt.core.held import Duplicates, Held
 from nfq_zerortt.core.negotiation import Offer
 from nfq_zerortt.core.states import ENDED, TRANSLATING, Event, State, after
@@ -12,7 +12,8 @@ from nfq_zerortt.wire.options import OptionSet
 from nfq_zerortt.wire.seqnum import add, distance, within
 from nfq_zerortt.wire.view import SegmentView
 
-_UNLIMITED = 1 << 16
+UNLIMITED = 1 << 16
+"""Longer than any packet: none has to be split."""
 
 
 class Path:
@@ -30,7 +31,7 @@ class Path:
         self.side = side
         self.direction = direction
         self.fast = False
-        self.max_packet = _UNLIMITED
+        self.max_packet = UNLIMITED
 
 
 class Flow:
@@ -59,6 +60,13 @@ class Flow:
         syn_acks: how often the spoofed SYN-ACK was sent.
         quiet_until: until then the server's acknowledgement of early data cannot be here.
         client_fin_end, server_fin_end: the sequence number behind each FIN, in its own space.
+        reset_by: which RST ended the flow, if one did.
+        ended: its end was reported.
+        ready_since: since when the flow has needed nothing but translation, while it waits to be
+            handed over to the kernel (see :mod:`nfq_zerortt.core.handover`), or None.
+        handed_over: since when the kernel carries the flow, or None; ``ticket`` names that
+            hand-over, ``kept`` says that there will be none any more, ``superseded`` that another
+            connection has its 4-tuple now, ``passing`` that it is none of ours and only passes.
     """
 
     __slots__ = (
@@ -78,17 +86,22 @@ class Flow:
         "fast_open",
         "from_client",
         "from_server",
+        "handed_over",
         "held",
         "held_since",
         "isn_client",
         "isn_server",
         "isn_spoofed",
+        "kept",
         "last_seen",
         "name",
         "number",
         "observed",
         "offer",
+        "passing",
         "quiet_until",
+        "ready_since",
+        "reset_by",
         "scheduled",
         "server",
         "server_fin_end",
@@ -96,44 +109,50 @@ class Flow:
         "server_rtt",
         "state",
         "strategy",
+        "superseded",
         "syn",
         "syn_acks",
         "syn_end",
         "syn_left_at",
         "syn_sent_at",
         "third_ack",
+        "ticket",
         "tsval_spoofed",
     )
 
-    def __init__(self, number: int, syn: SegmentView, strategy: str, now: float) -> None:
-        """Begin a flow with a client's SYN.
-
-        Raises:
-            WireError: the SYN's options are malformed.
-        """
+    def __init__(
+        self,
+        number: int,
+        ends: tuple[bytes, bytes],
+        *,
+        isn_client: int,
+        options: OptionSet,
+        strategy: str,
+        now: float,
+    ) -> None:
+        """``ends``: the client's and the server's address and port, in network order."""
         self.number = number
-        self.client = syn.source
-        self.server = syn.destination
-        self.client_key = syn.flow_key
-        self.server_key = syn.reply_key
-        self.name = flow_name(syn)
+        self.client, self.server = client, server = ends
+        self.client_key = client[:-2] + server[:-2] + client[-2:] + server[-2:]
+        self.server_key = server[:-2] + client[:-2] + server[-2:] + client[-2:]
+        self.name = f"{server_text(client)}>{server_text(server)}"
         self.strategy = strategy
         self.state = State.NEW
         self.observed = False
-        self.isn_client = syn.seq
+        self.isn_client = isn_client
         self.isn_spoofed = 0
         self.isn_server: int | None = None
         self.tsval_spoofed = 0
-        self.client_options: OptionSet = syn.options
+        self.client_options = options
         self.offer: Offer | None = None
         self.syn = b""
-        self.syn_end = add(syn.seq, 1)
+        self.syn_end = add(isn_client, 1)
         self.carried = 0
         self.attempts = 0
         self.fast_open = "none"
         self.ahead: list[SegmentView] = []
         self.third_ack: SegmentView | None = None
-        self.held = Held(add(syn.seq, 1))
+        self.held = Held(add(isn_client, 1))
         self.held_since: float | None = None
         self.duplicates = Duplicates()
         self.syn_acks = 0
@@ -142,7 +161,14 @@ class Flow:
         self.quiet_until = 0.0
         self.client_fin_end: int | None = None
         self.server_fin_end: int | None = None
+        self.reset_by: Event | None = None
         self.ended = False
+        self.ready_since: float | None = None
+        self.handed_over: float | None = None
+        self.ticket = 0
+        self.kept = False
+        self.superseded = False
+        self.passing = False
         self.created = now
         self.syn_left_at = self.syn_sent_at = now
         self.last_seen = now
@@ -152,6 +178,27 @@ class Flow:
         to_server, to_client = Direction.pair(self.held.start)
         self.from_client = Path(self, Side.CLIENT, to_server)
         self.from_server = Path(self, Side.SERVER, to_client)
+
+    @classmethod
+    def begun(cls, number: int, syn: SegmentView, strategy: str, now: float) -> Flow:
+        """Begin a flow with a client's SYN.
+
+        Raises:
+            WireError: the SYN's options are malformed.
+        """
+        return cls(
+            number,
+            (syn.source, syn.destination),
+            isn_client=syn.seq,
+            options=syn.options,
+            strategy=strategy,
+            now=now,
+        )
+
+    def dissolve(self) -> None:
+        """Let go of the parts: they point at each other, and would wait for the collector."""
+        for path in (self.from_client, self.from_server):
+            del path.flow, path.direction.other
 
     @property
     def to_server(self) -> Direction:
@@ -172,6 +219,26 @@ class Flow:
     def syn_has_data(self) -> bool:
         """Whether the SYN carried data to the server (RFC 7413)."""
         return self.syn_end != self.held.start
+
+    @property
+    def syn_data(self) -> int:
+        """How many bytes of data the SYN carried."""
+        return distance(self.held.start, self.syn_end)
+
+    @property
+    def data_earlier(self) -> float | None:
+        """How much earlier the client's first data left for the server than it would have, seconds.
+
+        Without us it leaves when the client has the real SYN-ACK and has then taken as long to
+        speak as it took here. With Fast Open it left with the SYN: a whole round trip earlier.
+        Held, it left with the SYN-ACK: only the client's own time is saved. Data that came later
+        than that may have waited for the server's, so nothing is known of it.
+        """
+        if self.isn_server is None or self.observed or self.held_since is None:
+            return None
+        if self.carried:
+            return self.server_rtt
+        return self.held_since - self.syn_left_at
 
     @property
     def shift(self) -> int:
@@ -263,3 +330,9 @@ class Flow:
 def flow_name(view: SegmentView) -> str:
     """Name the 4-tuple of a packet: ``10.0.1.2:43210>10.0.3.2:80``."""
     return f"{endpoint_text(view.src, view.sport)}>{endpoint_text(view.dst, view.dport)}"
+
+
+def reverse_key(flow_key: bytes) -> bytes:
+    """Return the 4-tuple that the answers have."""
+    address = (len(flow_key) - 4) // 2
+    return flow_key[address : 2 * address] + flow_key[:address] + flow_key[-2:] + flow_key[-4:-2]

@@ -7,7 +7,7 @@ lives here, so a strategy needs no state of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
@@ -64,12 +64,16 @@ class Handshake:
         prefixes: Prefixes,
         fast_open_ports: PortSet,
         link_mtu: int,
+        data_path: Callable[[Flow], str],
     ) -> None:
         """``fast_open_ports``: the servers' ports on which *auto* may do Fast Open.
+
+        ``data_path`` says which way an established flow goes.
 
         ``link_mtu``: the longest packet that the link towards the server takes, bytes.
         """
         self._link_mtu = link_mtu
+        self._data_path = data_path
         self.limits = limits
         self.memory = memory
         self.fast_open_ports = fast_open_ports
@@ -453,7 +457,7 @@ class Handshake:
         assert flow.state is State.ESTABLISHED
         self._table.changed(flow)
         self._table.set_timer(flow, now + self.limits.idle_timeout_s, now)
-        path = "none" if flow.observed else "python"
+        path = self._data_path(flow)
         return [report(flow, "flow.established", strategy=flow.strategy, data_path=path)]
 
 

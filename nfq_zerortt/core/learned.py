@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nfq_zerortt.core.fast_open import FastOpenMemory
 from nfq_zerortt.core.refusals import Refusals
@@ -13,8 +13,7 @@ _KEEP_S = 3600.0
 MOST = 16384
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(NamedTuple):
     """One server as its last SYN-ACK showed it.
 
     Attributes:

@@ -9,7 +9,9 @@ in the end is translated away.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from functools import lru_cache
+from typing import NamedTuple
 
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.learned import Server
@@ -32,6 +34,11 @@ _DENIED_S = 60.0
 DEFAULT_WINDOW = 64_240
 """What Linux servers offer at first; the client may not be promised more."""
 
+_MSS = struct.Struct(">BBH")
+_TIMESTAMPS = struct.Struct(">BBII")
+_SACK_PERMITTED = bytes((opt.SACK_PERMITTED, 2))
+_NOP_NOP = bytes((opt.NOP, opt.NOP))
+
 _LEFT_ALONE = {
     opt.MD5: "tcp_md5",
     opt.AUTHENTICATION: "tcp_ao",
@@ -45,11 +52,13 @@ def reason_to_bypass(client: OptionSet) -> str | None:
     MD5 (RFC 2385) and TCP-AO (RFC 5925) sign the very numbers that would be changed; a
     client that does Fast Open (RFC 7413) itself already has what we would give it.
     """
-    return next((_LEFT_ALONE[kind] for kind in client.kinds if kind in _LEFT_ALONE), None)
+    for kind in client.kinds:
+        if kind in _LEFT_ALONE:
+            return _LEFT_ALONE[kind]
+    return None
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """What the spoofed SYN-ACK promises; ``window_scale`` is None where it is not offered."""
 
     mss: int
@@ -58,18 +67,17 @@ class Offer:
     sack_permitted: bool
     timestamps: bool
 
-    def options(self, tsval: int, tsecr: int) -> opt.Options:
-        """Return the option list of the SYN-ACK, in the order and padding that Linux uses."""
-        chosen: list[opt.Option] = [opt.mss(self.mss)]
+    def options(self, tsval: int, tsecr: int) -> bytes:
+        """Return the options of the SYN-ACK, in the order and padding that Linux uses."""
+        chosen = _MSS.pack(opt.MSS, 4, self.mss)
         if self.timestamps:
-            first = opt.SACK_PERMITTED_OPTION if self.sack_permitted else None
-            chosen += [first] if first else [opt.NOP_OPTION, opt.NOP_OPTION]
-            chosen.append(opt.timestamps(tsval, tsecr))
+            chosen += _SACK_PERMITTED if self.sack_permitted else _NOP_NOP
+            chosen += _TIMESTAMPS.pack(opt.TIMESTAMPS, 10, tsval, tsecr)
         elif self.sack_permitted:
-            chosen += [opt.NOP_OPTION, opt.NOP_OPTION, opt.SACK_PERMITTED_OPTION]
+            chosen += _NOP_NOP + _SACK_PERMITTED
         if self.window_scale is not None:
-            chosen += [opt.NOP_OPTION, opt.window_scale(self.window_scale)]
-        return tuple(chosen)
+            chosen += bytes((opt.NOP, opt.WINDOW_SCALE, 3, self.window_scale))
+        return chosen
 
 
 def make_offer(
@@ -89,8 +97,8 @@ def make_offer(
     """
     denied = (
         {kind for kind, since in known.denied.items() if now - since < _DENIED_S}
-        if (known)
-        else set()
+        if known and known.denied
+        else ()
     )
     scale = known.window_scale if known else None
     low, high = _WINDOW_SCALES
@@ -128,17 +136,16 @@ def learned_from(
     what it grants otherwise.
     """
     server = syn_ack.readable_options
-    asked = {
-        opt.WINDOW_SCALE: (offer.window_scale is not None, server.window_scale is not None),
-        opt.SACK_PERMITTED: (offer.sack_permitted, server.sack_permitted),
-        opt.TIMESTAMPS: (offer.timestamps, server.timestamps is not None),
-    }
     denied = dict(known.denied) if known else {}
-    for kind, (was_asked, granted) in asked.items():
-        if was_asked:
+    for kind, was_asked, granted in (
+        (opt.WINDOW_SCALE, offer.window_scale is not None, server.window_scale is not None),
+        (opt.SACK_PERMITTED, offer.sack_permitted, server.sack_permitted),
+        (opt.TIMESTAMPS, offer.timestamps, server.timestamps is not None),
+    ):
+        if was_asked and not granted:
+            denied[kind] = now
+        elif was_asked:
             denied.pop(kind, None)
-            if not granted:
-                denied[kind] = now
     scale = server.window_scale
     if scale is None and known is not None:
         scale = known.window_scale
@@ -172,13 +179,7 @@ def whitelisted(data: bytes, client: OptionSet, offer: Offer) -> bytes:
     What is not promised to the client becomes no-operations, so the length stays. The MSS is
     bounded by what the queue can carry.
     """
-    allowed = {opt.MSS}
-    if offer.sack_permitted:
-        allowed.add(opt.SACK_PERMITTED)
-    if offer.timestamps:
-        allowed.add(opt.TIMESTAMPS)
-    if offer.window_scale is not None:
-        allowed.add(opt.WINDOW_SCALE)
+    allowed = _allowed(offer.sack_permitted, offer.timestamps, offer.window_scale is not None)
     if allowed.issuperset(client.kinds) and (client.mss or 0) <= MAX_MSS:
         return data
     kept: list[opt.Option] = []
@@ -192,6 +193,17 @@ def whitelisted(data: bytes, client: OptionSet, offer: Offer) -> bytes:
         else:
             kept.append((kind, value))
     return opt.emit(tuple(kept))
+
+
+@lru_cache
+def _allowed(sack_permitted: bool, timestamps: bool, window_scale: bool) -> frozenset[int]:
+    promised = {
+        opt.MSS: True,
+        opt.SACK_PERMITTED: sack_permitted,
+        opt.TIMESTAMPS: timestamps,
+        opt.WINDOW_SCALE: window_scale,
+    }
+    return frozenset(kind for kind, is_promised in promised.items() if is_promised)
 
 
 def settle(

@@ -8,10 +8,10 @@ from dataclasses import replace
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.negotiation import Offer, whitelisted
 from nfq_zerortt.wire import options as opt
-from nfq_zerortt.wire.checksum import tcp_checksum, updated
+from nfq_zerortt.wire.checksum import is_right, updated
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import ACK, ECN, FIN, PSH, RST, SYN, URG
-from nfq_zerortt.wire.segment import Segment
+from nfq_zerortt.wire.segment import Segment, packet
 from nfq_zerortt.wire.seqnum import add, distance
 from nfq_zerortt.wire.view import TCP_HEADER, SegmentView, look
 
@@ -24,24 +24,24 @@ def _built(
     ack: int,
     flags: int,
     window: int,
-    options: opt.Options = (),
+    options: bytes = b"",
 ) -> bytes:
     """Build a packet without data; ``sender`` and ``receiver`` are an address and a port each."""
-    return Segment(
+    return packet(
         src=sender[:-2],
         dst=receiver[:-2],
-        sport=int.from_bytes(sender[-2:], "big"),
-        dport=int.from_bytes(receiver[-2:], "big"),
+        sport=sender[-2] << 8 | sender[-1],
+        dport=receiver[-2] << 8 | receiver[-1],
         seq=seq,
         ack=ack,
         flags=flags,
         window=window,
         options=options,
-    ).emit()
+    )
 
 
 def to_client(
-    flow: Flow, *, seq: int, ack: int, flags: int, window: int = 0, options: opt.Options = ()
+    flow: Flow, *, seq: int, ack: int, flags: int, window: int = 0, options: bytes = b""
 ) -> bytes:
     """Build a packet that the client takes for one of the server's."""
     return _built(
@@ -107,6 +107,26 @@ def challenge_server(flow: Flow) -> bytes:
     )
 
 
+def acknowledge_syn_ack(flow: Flow, syn_ack: SegmentView) -> bytes:
+    """Build the client's ACK for a repeated SYN-ACK from nothing but that and the flow's numbers.
+
+    The timestamps are echoed: the server's own is the latest there is, and the one that it
+    echoes is the client's SYN's, so nothing that the client has sent is older.
+    """
+    stamps = syn_ack.readable_options.timestamps
+    echo = opt.aligned_timestamps(stamps[1], stamps[0]) if stamps is not None else b""
+    theirs = flow.to_server
+    return _built(
+        flow.client,
+        flow.server,
+        seq=syn_ack.ack,
+        ack=add(syn_ack.seq, 1),
+        flags=ACK,
+        window=theirs.rescaled(theirs.window),
+        options=echo,
+    )
+
+
 def server_syn(syn: SegmentView, offer: Offer) -> bytes:
     """Return the client's SYN as the server gets it: only options that were promised, no ECN.
 
@@ -160,15 +180,12 @@ def acknowledge_early(flow: Flow, syn_ack: SegmentView) -> bytes:
     It echoes the timestamp of the data, from which the client learns the true round trip
     (RFC 7323, section 4.1). Its own is the spoofed SYN-ACK's, so that no data is older.
     """
-    options: opt.Options = ()
+    options = b""
     stamps = syn_ack.readable_options.timestamps
     if flow.offer is not None and flow.offer.timestamps and stamps is not None:
         first = flow.held.first_stamp()
-        options = (
-            opt.NOP_OPTION,
-            opt.NOP_OPTION,
-            opt.timestamps(flow.tsval_spoofed, stamps[1] if first is None else first),
-        )
+        tsecr = stamps[1] if first is None else first
+        options = opt.aligned_timestamps(flow.tsval_spoofed, tsecr)
     field = syn_ack.window >> flow.to_client.scale  # never scaled in a SYN-ACK
     if syn_ack.window:
         field = max(field, 1)  # rounding must not close it
@@ -271,6 +288,4 @@ def _piece(whole: Segment, position: int, payload: bytes) -> bytes:
 
 def is_intact(view: SegmentView) -> bool:
     """Tell whether the TCP checksum of a packet is right."""
-    segment = bytearray(view.raw[view.tcp : view.end])
-    segment[16:18] = bytes(2)
-    return tcp_checksum(view.src, view.dst, bytes(segment)) == view.checksum % 0xFFFF
+    return is_right(view.src, view.dst, view.raw[view.tcp : view.end])

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from nfq_zerortt.wire.view import SegmentView
 
 _MOST = 131_072  # two for each connection
-_KEEP_S = 120.0
+KEEP_S = 120.0
 """So long after its last packet a connection may still be there. A SYN on its 4-tuple may be a
 stranger's guess until then; if it is a new connection, that one passes untouched as well."""
 
@@ -22,7 +22,7 @@ class Passing:
         """Tell whether the packet belongs to such a connection, and remember it for longer."""
         key = view.flow_key
         seen = self._seen.get(key)
-        if seen is None or now - seen > _KEEP_S:
+        if seen is None or now - seen > KEEP_S:
             return False
         self._note(key, now)
         return True

@@ -41,7 +41,10 @@ class Prefixes:
         self._set(prefix, self._left(prefix, now) + count, now)
 
     def _left(self, prefix: bytes, now: float) -> float:
-        left, since = self._buckets.get(prefix, (float(self.size), now))
+        bucket = self._buckets.get(prefix)
+        if bucket is None:
+            return float(self.size)
+        left, since = bucket
         return min(left + (now - since) * self.size * _REFILL, float(self.size))
 
     def _set(self, prefix: bytes, left: float, now: float) -> None:

@@ -31,9 +31,14 @@ class Quotations:
         self._endings = endings
 
     def deal(self, path: Path, error: QuotedSegment, side: Side, now: float) -> Actions:
-        """Deal with an error that came from ``side`` about a segment of ``path``."""
+        """Deal with an error that came from ``side`` about a segment of ``path``.
+
+        This router's own come as from the server's side. Those about segments that the server has
+        sent quote numbers that are right as they are; but the kernel has renumbered what it
+        carries by the time that an error is made.
+        """
         flow = path.flow
-        if side is path.side:
+        if side is path.side and flow.handed_over is None:
             return [Accept("icmp_from_its_own_side")]
         if flow.observed:
             return [Accept("observed")]

@@ -18,6 +18,8 @@ import enum
 class State(enum.Enum):
     """Where a flow stands."""
 
+    __hash__ = object.__hash__  # Enum has one of its own, in Python: often too slow
+
     NEW = "the client's SYN has just been read"
     FORWARDED = "the SYN went on untouched; the server's answer is awaited (observe)"
     SPOOFED = "the client was answered by us; neither its ACK nor the server's SYN-ACK is here"
@@ -35,6 +37,8 @@ class State(enum.Enum):
 
 class Event(enum.Enum):
     """What happens to a flow."""
+
+    __hash__ = object.__hash__  # Enum has one of its own, in Python: often too slow
 
     SYN_FORWARDED = "SYN passed on untouched"
     SYN_ACK_SPOOFED = "SYN-ACK spoofed"

@@ -151,12 +151,11 @@ class Stream:
         # Our ACK was lost. The client knows nothing of this SYN-ACK.
         again = flow.third_ack
         if again is None:
-            return [Drop("syn_ack_repeated")]
-        data = flow.to_server.translate(again.raw[: again.end], again.tcp)
-        return [
-            Drop("syn_ack_repeated"),
-            Send(Side.SERVER, packets.bare_ack(data, view.ack), "ack_repeated"),
-        ]
+            data = packets.acknowledge_syn_ack(flow, view)
+        else:
+            data = flow.to_server.translate(again.raw[: again.end], again.tcp)
+            data = packets.bare_ack(data, view.ack)
+        return [Drop("syn_ack_repeated"), Send(Side.SERVER, data, "ack_repeated")]
 
 
 def _has_room(view: SegmentView) -> bool:

@@ -63,12 +63,9 @@ class FlowTable:
         self._half_open.discard(flow)
         self._ended.pop(flow, None)
         if self.paths.get(flow.client_key) is flow.from_client:
-            for path in (flow.from_client, flow.from_server):
-                # Flow and path point at each other, and so do the directions; left so, they
-                # would wait for the collector.
-                del path.flow, path.direction.other
             del self.paths[flow.client_key]
             del self.paths[flow.server_key]
+            flow.dissolve()
 
     def set_timer(self, flow: Flow, deadline: float, now: float) -> None:
         """Let ``flow`` be due at ``deadline``; a later call replaces an earlier one."""

@@ -34,6 +34,7 @@ _PORT = r"[0-9]{1,5}(:[0-9]{1,5})?"
 _PORT_LIST = rf"{_PORT}(,{_PORT}){{0,14}}"
 _INTERFACE = r"[^\s/!+\"'\\]{1,15}"
 _NUMBER = r"[0-9]{1,5}"
+_MARK = r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}"
 
 # At most ten words a location, ten values a test, ten tests (linux/netfilter/xt_u32.h).
 _WORD = r"(?:0x[0-9A-Fa-f]{1,8}|[0-9]{1,9})"
@@ -52,10 +53,13 @@ _MATCHES: Mapping[str, Mapping[str, str | None]] = {
     "icmp": {"--icmp-type": _ICMP_ERRORS},
     "icmp6": {"--icmpv6-type": f"{_ICMP_ERRORS}|packet-too-big"},
     "u32": {"--u32": _U32},
+    "mark": {"--mark": _MARK},
 }
 _TARGETS: Mapping[str, Mapping[str, str | None]] = {
     "CT": {"--notrack": None},
     "NFQUEUE": {"--queue-num": _NUMBER, "--queue-bypass": None},
+    "MARK": {"--set-xmark": _MARK},
+    "ACCEPT": {},
     "RETURN": {},
 }
 

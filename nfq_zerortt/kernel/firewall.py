@@ -23,7 +23,7 @@ from typing import Any
 
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.kernel import xtables
-from nfq_zerortt.kernel.declarations import Family
+from nfq_zerortt.kernel.declarations import OWN_PREFIX, Family
 
 PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 """Where the tools are, also for a user whose PATH does not say so."""
@@ -32,7 +32,7 @@ _ACCEPTING = frozenset({"ACCEPT", "NFQUEUE", "QUEUE"})
 _DROPPING = frozenset({"DROP", "REJECT"})
 _DEEPEST = 32
 _STATES = frozenset({"--ctstate", "--state"})
-_COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
+COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _NFT_FAMILIES: dict[str, tuple[Family, ...]] = {
     "ip": ("ipv4",),
     "ip6": ("ipv6",),
@@ -129,8 +129,8 @@ def obstacles(client_iface: str | None = None, server_iface: str | None = None) 
     found: list[Obstacle] = []
     for family in families:
         for variant in ("legacy", "nft"):
-            command = f"{_COMMANDS[family]}-{variant}"
-            rules = _rules(family, command)
+            command = f"{COMMANDS[family]}-{variant}"
+            rules = listed(family, command)
             for came_in, goes_out in ways if rules else ():
                 found += _on_the_way(family, command, rules, came_in, goes_out)
     return found + [one for one in _nft_obstacles() if one.family in families]
@@ -164,8 +164,12 @@ def _forwards_ipv6() -> bool:
     return _FORWARDING6.exists() and _FORWARDING6.read_text(encoding="ascii").strip() != "0"
 
 
-def _run(argv: Sequence[str]) -> str | None:
-    """Return what a command prints; None when there is no such command."""
+def run(argv: Sequence[str]) -> str | None:
+    """Return what a command prints; None when there is no such command.
+
+    Raises:
+        ZeroRttError: it failed.
+    """
     program = shutil.which(argv[0], path=PATH)
     if program is None:
         return None
@@ -175,10 +179,16 @@ def _run(argv: Sequence[str]) -> str | None:
     return ran.stdout
 
 
-def _rules(family: Family, command: str) -> list[list[str]]:
-    if command.endswith("-legacy") and not xtables.is_in_use(family, "filter"):
+def listed(family: Family, command: str, table: str = "filter") -> list[list[str]]:
+    """Return the rules that ``command`` (iptables-legacy and its like) lists, as words.
+
+    Raises:
+        ZeroRttError: they cannot be read.
+    """
+    if command.endswith("-legacy") and not xtables.is_in_use(family, table):
         return []  # the command would create the table
-    return [shlex.split(line) for line in (_run([command, "-S"]) or "").splitlines()]
+    said = run([command, "-t", table, "-S"]) or ""
+    return [shlex.split(line) for line in said.splitlines()]
 
 
 class Walk:
@@ -201,6 +211,20 @@ class Walk:
         if verdict is None and self._policy in _DROPPING:
             verdict = f"policy {self._policy}"
         return "" if verdict is None or self._perhaps else verdict
+
+    def may_meet(self) -> Iterator[Sequence[str]]:
+        """Give the rules of others that the packet may match; in FORWARD those before ours."""
+        yield from self._met(self._passage.chain, 0)
+
+    def _met(self, chain: str, depth: int) -> Iterator[Sequence[str]]:
+        for words in self._chains.get(chain, ()) if depth <= _DEEPEST else ():
+            target = _target(words)
+            if target.startswith(OWN_PREFIX):
+                if chain == "FORWARD":
+                    return
+            elif self._matches(words)[0] is not False:
+                yield words
+                yield from self._met(target, depth + 1)
 
     def _through(self, chain: str, depth: int) -> str | None:
         """Return the text of what drops, empty for accepted, None when the chain ends."""
@@ -282,10 +306,20 @@ def _is_interface(pattern: str, actual: str | None) -> bool | None:
     return pattern == actual
 
 
+def nft_ruleset() -> list[dict[str, Any]]:
+    """Return what ``nft -j list ruleset`` lists; nothing where there is no nft.
+
+    Raises:
+        ZeroRttError: it cannot be read.
+    """
+    said = run(["nft", "-j", "list", "ruleset"])
+    objects: list[dict[str, Any]] = json.loads(said)["nftables"] if said else []
+    return objects
+
+
 def _nft_obstacles() -> list[Obstacle]:
     """Look at nft's own chains: those that drop at their end and say nothing of untracked."""
-    listed = _run(["nft", "-j", "list", "ruleset"])
-    objects: list[dict[str, Any]] = json.loads(listed)["nftables"] if listed else []
+    objects = nft_ruleset()
     found = []
     for chain in (one["chain"] for one in objects if "chain" in one):
         table = (chain["family"], chain["table"])

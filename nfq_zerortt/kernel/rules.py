@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import iptables_rules
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.kernel import declarations, xtables
+from nfq_zerortt.kernel.bpf.layout import MARK_TRANSLATED
 from nfq_zerortt.kernel.declarations import FAMILIES, U32_VALUES, Family, Table
 from nfq_zerortt.kernel.xtables import CommitError, LegacyTable
 from nfq_zerortt.ports import PortSet
@@ -61,7 +62,12 @@ class RuleSet:
         groups = ports.multiport_groups()
         text = declarations.fill_in(
             iptables_rules.read(iptables_rules.CLIENTNIC),
-            {"client_iface": client_iface, "server_iface": server_iface, "queue": str(queue)},
+            {
+                "client_iface": client_iface,
+                "server_iface": server_iface,
+                "queue": str(queue),
+                "mark": f"{MARK_TRANSLATED:#x}",
+            },
             {
                 "dports": [f"-m multiport --dports {group}" for group in groups] or [""],
                 "sports": [f"-m multiport --sports {group}" for group in groups] or [""],
@@ -69,6 +75,14 @@ class RuleSet:
             },
         )
         return cls(declarations.parse(text, iptables_rules.CLIENTNIC), tuple(families))
+
+    def for_flows_left(self) -> RuleSet:
+        """Return as much of the rules as flows need that the kernel carries without a process.
+
+        What is marked stays untracked; all else is forwarded and tracked as if no service had
+        ever been here. To be applied in place of the whole; remove() is the same for both.
+        """
+        return replace(self, tables=tuple(_of_marked(table) for table in self.tables))
 
     def text(self) -> str:
         """Return the rules as ``iptables-legacy-restore --noflush`` takes them.
@@ -156,6 +170,21 @@ class RuleSet:
     def applied(self) -> bool:
         """Whether the kernel holds exactly these rules in our chains."""
         return not self.missing()
+
+
+def _of_marked(table: Table) -> Table:
+    """Return the table with the rules for marked packets only, and the jumps that lead there."""
+    chains = {
+        rule.chain for rule in table.rules if any(match.name == "mark" for match in rule.matches)
+    }
+    kept = [
+        rule
+        for rule in table.rules
+        if any(match.name == "mark" for match in rule.matches)
+        or rule.target.name in chains
+        or rule.chain.endswith("-DONE")
+    ]
+    return replace(table, rules=tuple(kept))
 
 
 def for_removal(queue: int) -> RuleSet:

@@ -6,6 +6,8 @@ LEVELS = {
     "service.ready": "info",
     "service.stopped": "info",
     "service.data_path": "info",
+    "service.flows_adopted": "info",
+    "service.kernel_full": "warning",
     "service.warning": "warning",
     "service.learned_restored": "info",
     "service.learned_cleared": "info",

@@ -9,10 +9,11 @@ events are kept; the rest is counted, and ``log.suppressed`` says how many.
 from __future__ import annotations
 
 import errno
+import json
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from nfq_zerortt.observe.outlet import GoneError, Outlet
 
 _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _MAX_PENDING = 20_000
+_MANY_PENDING = 1000
+_HURRY = 4
+"""So many times as much is written at a time when many wait: or, under full load, they got lost."""
 _CAP_PER_SECOND = 200
 _LATER_S = 0.05  # the reader is slow
 _MUCH_LATER_S = 1.0  # the disk is full
@@ -48,17 +52,14 @@ class EventLog:
         self._told = 0  # of those lost, the ones in a line that is not written yet
         self._gone = False
         self._second: dict[str, tuple[int, int]] = {}
-        renderer: Any
+        self._stamps = _Timestamps()
+        # Renderers are called as they are: a bound logger around them takes longer than they do.
+        self._rendered: Any
         if form == "console":
             colors = not file and self._outlet.terminal
-            renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
+            self._rendered = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
         else:
-            renderer = structlog.processors.JSONRenderer()
-        self._log = structlog.wrap_logger(
-            _Lines(self._outlet),
-            processors=[_order, renderer],
-            wrapper_class=structlog.BoundLogger,
-        ).bind()
+            self._rendered = structlog.processors.JSONRenderer(serializer=_as_json)
 
     @property
     def debug(self) -> bool:
@@ -90,6 +91,7 @@ class EventLog:
     def flush(self, most: int = _MAX_PENDING) -> float | None:
         """Write up to ``most`` pending events, without waiting for anybody.
 
+        More at a time, if very many wait.
         Return None when all is written, otherwise after how many seconds to try again: 0 when
         there was only more to do. Once the reader of a pipe is gone all events are given up:
         packets are worth more than their log.
@@ -101,7 +103,7 @@ class EventLog:
             if len(self._outlet) and not self._outlet.write():
                 return _LATER_S
             self._told = 0
-            self._render(most)
+            self._render(most if len(self._pending) < _MANY_PENDING else most * _HURRY)
             if not self._outlet.write():
                 return _LATER_S
         except GoneError:
@@ -124,11 +126,9 @@ class EventLog:
             self._write(time.time(), "log.suppressed", {"events": self._told})
 
     def _write(self, when: float, event: str, fields: Mapping[str, Any]) -> None:
-        stamp = datetime.fromtimestamp(when, UTC).isoformat(timespec="microseconds")
-        level = LEVELS[event]
-        # A bound logger refers to itself, once it is used: one for each event would be one more
-        # thing for the collector to find, which stops the packets.
-        self._log.msg(event, timestamp=stamp.replace("+00:00", "Z"), level=level, **fields)
+        line = {"timestamp": self._stamps.of(when), "level": LEVELS[event], "event": event}
+        line.update(fields)
+        self._outlet.add(self._rendered(None, "", line))
 
     def close(self) -> None:
         """Write what is pending, for a second at most, and close the file."""
@@ -141,11 +141,28 @@ class EventLog:
         self._outlet.close()
 
 
-class _Lines:
-    """Takes what structlog has rendered."""
+class _Timestamps:
+    """Points in time as RFC 3339 has them; those of one second differ at their ends only."""
 
-    def __init__(self, outlet: Outlet) -> None:
-        self.msg = outlet.add
+    def __init__(self) -> None:
+        self._second = -1
+        self._begin = ""
+
+    def of(self, when: float) -> str:
+        """Write ``when``, seconds since the epoch, in UTC and with microseconds."""
+        second, microseconds = divmod(round(when * 1_000_000), 1_000_000)
+        if second != self._second:
+            self._second = second
+            self._begin = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._begin}.{microseconds:06d}Z"
+
+
+_encoder = json.JSONEncoder(default=repr)
+
+
+def _as_json(line: Mapping[str, Any], **_: Any) -> str:
+    """Write an event. json.dumps() would make an encoder for each."""
+    return _encoder.encode(line)
 
 
 def _open(file: str) -> Outlet:
@@ -157,11 +174,3 @@ def _open(file: str) -> Outlet:
     except OSError as error:
         why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
         raise ConfigError(f"option --log-file {file}: {why}") from None
-
-
-def _order(
-    _logger: Any, _method: str, event_dict: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """Put what every line has in front."""
-    head = {key: event_dict.pop(key) for key in ("timestamp", "level", "event")}
-    return {**head, **event_dict}

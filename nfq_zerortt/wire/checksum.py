@@ -40,9 +40,24 @@ def tcp_checksum(src: bytes, dst: bytes, segment: bytes) -> int:
     ``src`` and ``dst`` are 4 bytes (pseudo-header of RFC 9293, section 3.1) or 16 bytes
     (RFC 8200, section 8.1), in network order.
     """
-    pseudo = int.from_bytes(src, "big") + int.from_bytes(dst, "big") + PROTOCOL_TCP + len(segment)
-    total = (pseudo + ones_complement_sum(segment)) % MODULUS
+    length = len(segment)
+    if length & 1:
+        segment += b"\0"
+    # Addresses have an even length, so all of it is one number.
+    total = (int.from_bytes(src + dst + segment, "big") + PROTOCOL_TCP + length) % MODULUS
     return MODULUS - (total or MODULUS)
+
+
+def is_right(src: bytes, dst: bytes, segment: bytes) -> bool:
+    """Tell whether the TCP checksum that stands in ``segment`` is right, as its receiver would.
+
+    Addresses as for :func:`tcp_checksum`. With the checksum in it the sum is zero.
+    """
+    length = len(segment)
+    if length & 1:
+        segment += b"\0"
+    total = int.from_bytes(src + dst + segment, "big") + PROTOCOL_TCP + length
+    return total % MODULUS == 0
 
 
 def updated(checksum: int, old: int, new: int) -> int:

@@ -8,8 +8,7 @@ no-operations included, so that emitting what was parsed gives the same bytes.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from nfq_zerortt.wire.errors import WireError
 
@@ -39,6 +38,10 @@ _NAMES = {
     MPTCP: "mptcp",
     FAST_OPEN: "fast_open",
 }
+
+_LENGTHS = {MSS: 4, WINDOW_SCALE: 3, SACK_PERMITTED: 2, TIMESTAMPS: 10}
+_UINT32_PAIR = struct.Struct(">II")
+_ALIGNED_TIMESTAMPS = struct.Struct(">BBBBII")
 
 Option = tuple[int, bytes]
 Options = tuple[Option, ...]
@@ -115,20 +118,24 @@ def window_scale(shift: int) -> Option:
 
 def timestamps(tsval: int, tsecr: int) -> Option:
     """Return a Timestamps option; both values unsigned 32-bit, in the sender's clock ticks."""
-    return TIMESTAMPS, struct.pack(">II", tsval, tsecr)
+    return TIMESTAMPS, _UINT32_PAIR.pack(tsval, tsecr)
+
+
+def aligned_timestamps(tsval: int, tsecr: int) -> bytes:
+    """Return the options of a header that has no other, padded as in RFC 7323, appendix A."""
+    return _ALIGNED_TIMESTAMPS.pack(NOP, NOP, TIMESTAMPS, 10, tsval, tsecr)
 
 
 def sack(*blocks: tuple[int, int]) -> Option:
     """Return a SACK option with the given (left edge, right edge) blocks."""
-    return SACK, b"".join(struct.pack(">II", *block) for block in blocks)
+    return SACK, b"".join(_UINT32_PAIR.pack(*block) for block in blocks)
 
 
 NOP_OPTION: Option = (NOP, b"")
 SACK_PERMITTED_OPTION: Option = (SACK_PERMITTED, b"")
 
 
-@dataclass(frozen=True, slots=True)
-class OptionSet:
+class OptionSet(NamedTuple):
     """What a header's options mean. A value of None, False or () says: not there.
 
     Attributes:
@@ -150,27 +157,68 @@ class OptionSet:
     kinds: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, options: Options, *, strict: bool = True) -> OptionSet:
-        """Read the meaning of an option list.
+    def of(cls, data: bytes, *, strict: bool = True) -> OptionSet:
+        """Read the meaning of the option bytes of a TCP header.
 
-        Where not ``strict``, a known option of a wrong length is left out, as Linux does.
+        Where not ``strict``, what cannot be read is left out, as Linux does: a known option of a
+        wrong length, and everything from a length on that is under 2 or runs out of the header.
 
         Raises:
-            WireError: an option that is known has a length that it cannot have.
+            WireError: one of these, where ``strict``.
         """
-        found: dict[str, Any] = {}
+        mss = window_scale = timestamps = fast_open = None
+        sack_permitted = False
+        sack_blocks: tuple[tuple[int, int], ...] = ()
         kinds: list[int] = []
-        for kind, data in options:
-            if kind in (NOP, END):
+        position, end = 0, len(data)
+        while position < end:
+            kind = data[position]
+            if kind == NOP:
+                position += 1
                 continue
-            try:
-                found |= _meaning(kind, data)
-            except struct.error:
+            if kind == END:
+                break
+            length = data[position + 1] if position + 1 < end else 0
+            begin, position = position + 2, position + length
+            if length < 2 or position > end:
                 if strict:
-                    raise WireError(f"option {kind} with length {len(data) + 2}") from None
+                    raise WireError(f"option {kind} with length {length}")
+                break
+            if _LENGTHS.get(kind, length) != length or (kind == SACK and length & 7 != 2):
+                if strict:
+                    raise WireError(f"option {kind} with length {length}")
                 continue
             kinds.append(kind)
-        return cls(kinds=tuple(kinds), **found)
+            if kind == TIMESTAMPS:
+                timestamps = _UINT32_PAIR.unpack_from(data, begin)
+            elif kind == MSS:
+                mss = data[begin] << 8 | data[begin + 1]
+            elif kind == SACK_PERMITTED:
+                sack_permitted = True
+            elif kind == WINDOW_SCALE:
+                window_scale = min(data[begin], MAX_WINDOW_SCALE)
+            elif kind == SACK:
+                sack_blocks = tuple(_UINT32_PAIR.iter_unpack(data[begin:position]))
+            elif kind == FAST_OPEN:
+                fast_open = data[begin:position]
+        return cls(
+            mss,
+            window_scale,
+            sack_permitted,
+            timestamps,
+            sack_blocks,
+            fast_open,
+            tuple(kinds),
+        )
+
+    @classmethod
+    def read(cls, options: Options, *, strict: bool = True) -> OptionSet:
+        """Read the meaning of an option list, as :meth:`of` does.
+
+        Raises:
+            WireError: as there; or there is more than a header has room for.
+        """
+        return cls.of(emit(options), strict=strict)
 
     def describe(self) -> dict[str, object]:
         """Return the options by name, for the log: only what is there."""
@@ -182,21 +230,3 @@ class OptionSet:
                 value = value.hex()
             found[name or f"kind_{kind}"] = value
         return found
-
-
-def _meaning(kind: int, data: bytes) -> dict[str, Any]:
-    """Return what one option says, by the name of its field; struct.error for a wrong length."""
-    if kind == MSS:
-        return {"mss": struct.unpack(">H", data)[0]}
-    if kind == WINDOW_SCALE:
-        return {"window_scale": min(struct.unpack(">B", data)[0], MAX_WINDOW_SCALE)}
-    if kind == SACK_PERMITTED:
-        struct.unpack("", data)
-        return {"sack_permitted": True}
-    if kind == TIMESTAMPS:
-        return {"timestamps": struct.unpack(">II", data)}
-    if kind == SACK:
-        return {"sack_blocks": tuple(struct.iter_unpack(">II", data))}
-    if kind == FAST_OPEN:
-        return {"fast_open": data}
-    return {}

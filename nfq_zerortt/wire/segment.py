@@ -17,6 +17,62 @@ _TCP = struct.Struct(">HHIIHHHH")
 _DONT_FRAGMENT = 0x4000
 
 
+def packet(
+    *,
+    src: bytes,
+    dst: bytes,
+    sport: int,
+    dport: int,
+    seq: int,
+    ack: int,
+    flags: int,
+    window: int,
+    options: bytes = b"",
+    payload: bytes = b"",
+    urgent: int = 0,
+    ttl: int = 64,
+    tos: int = 0,
+    ident: int = 0,
+    flow_label: int = 0,
+    dont_fragment: bool = True,
+) -> bytes:
+    """Return a whole IP packet with both checksums filled in.
+
+    The fields are those of :class:`Segment`; ``options`` as they stand in the header, their
+    length a multiple of four.
+
+    Raises:
+        WireError: more data than a packet has room for.
+    """
+    tcp = (
+        _TCP.pack(
+            sport,
+            dport,
+            seq,
+            ack,
+            (TCP_HEADER + len(options) << 10) | flags,
+            window,
+            0,
+            urgent,
+        )
+        + options
+        + payload
+    )
+    tcp = tcp[:16] + tcp_checksum(src, dst, tcp).to_bytes(2, "big") + tcp[18:]
+    length = len(tcp)
+    if len(src) == 16:
+        if length > 0xFFFF:
+            raise WireError(f"{length} bytes in one packet")
+        first = (6 << 28) | (tos << 20) | flow_label
+        return _IPV6.pack(first, length, PROTOCOL_TCP, ttl, src, dst) + tcp
+    total = _IPV4.size + length
+    if total > 0xFFFF:
+        raise WireError(f"{total} bytes in one packet")
+    fragment = _DONT_FRAGMENT if dont_fragment else 0
+    header = _IPV4.pack(0x45, tos, total, ident, fragment, ttl, PROTOCOL_TCP, 0, src, dst)
+    return header[:10] + internet_checksum(header).to_bytes(2, "big") + header[12:] + tcp
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """One TCP segment and what its IP header says.
@@ -60,51 +116,24 @@ class Segment:
         Raises:
             WireError: more options or data than a packet has room for.
         """
-        packed = opt.emit(self.options)
-        header = TCP_HEADER + len(packed)
-        tcp = bytearray(
-            _TCP.pack(
-                self.sport,
-                self.dport,
-                self.seq,
-                self.ack,
-                (header << 10) | self.flags,
-                self.window,
-                0,
-                self.urgent,
-            )
+        return packet(
+            src=self.src,
+            dst=self.dst,
+            sport=self.sport,
+            dport=self.dport,
+            seq=self.seq,
+            ack=self.ack,
+            flags=self.flags,
+            window=self.window,
+            options=opt.emit(self.options),
+            payload=self.payload,
+            urgent=self.urgent,
+            ttl=self.ttl,
+            tos=self.tos,
+            ident=self.ident,
+            flow_label=self.flow_label,
+            dont_fragment=self.dont_fragment,
         )
-        tcp += packed
-        tcp += self.payload
-        struct.pack_into(">H", tcp, 16, tcp_checksum(self.src, self.dst, bytes(tcp)))
-        return self._ip_header(len(tcp)) + bytes(tcp)
-
-    def _ip_header(self, length: int) -> bytes:
-        if len(self.src) == 16:
-            if length > 0xFFFF:
-                raise WireError(f"{length} bytes in one packet")
-            first = (6 << 28) | (self.tos << 20) | self.flow_label
-            return _IPV6.pack(first, length, PROTOCOL_TCP, self.ttl, self.src, self.dst)
-        total = _IPV4.size + length
-        if total > 0xFFFF:
-            raise WireError(f"{total} bytes in one packet")
-        fragment = _DONT_FRAGMENT if self.dont_fragment else 0
-        header = bytearray(
-            _IPV4.pack(
-                0x45,
-                self.tos,
-                total,
-                self.ident,
-                fragment,
-                self.ttl,
-                PROTOCOL_TCP,
-                0,
-                self.src,
-                self.dst,
-            )
-        )
-        struct.pack_into(">H", header, 10, internet_checksum(bytes(header)))
-        return bytes(header)
 
     @classmethod
     def parse(cls, raw: bytes) -> Segment:

@@ -14,6 +14,7 @@ from nfq_zerortt.wire.checksum import PROTOCOL_TCP
 from nfq_zerortt.wire.errors import CutOffError, NotTcpError, WireError
 from nfq_zerortt.wire.flags import FIN, SYN
 
+_IPV4 = struct.Struct(">BxHxxHxBxx4s4s")  # up to the destination address
 _TCP = struct.Struct(">HHIIHHHH")
 TCP_HEADER = _TCP.size
 
@@ -44,6 +45,7 @@ class SegmentView:
 
     __slots__ = (
         "_options",
+        "_readable",
         "ack",
         "checksum",
         "dport",
@@ -62,7 +64,7 @@ class SegmentView:
     )
 
     def __init__(
-        self, raw: bytes, addresses: tuple[bytes, bytes], tcp: int, end: int, *, fragment: bool
+        self, raw: bytes, src: bytes, dst: bytes, tcp: int, end: int, *, fragment: bool
     ) -> None:
         """Check the TCP header at ``tcp`` of a packet whose IP part ends at ``end``.
 
@@ -87,13 +89,15 @@ class SegmentView:
         if tcp + header > end:
             raise WireError("TCP header longer than the packet")
         self.raw = raw
-        self.src, self.dst = addresses
+        self.src = src
+        self.dst = dst
         self.tcp = tcp
         self.payload_at = tcp + header
         self.end = end
         self.flags = offset_flags & 0x1FF
         self.fragment = fragment
         self._options: opt.OptionSet | None = None
+        self._readable: opt.OptionSet | None = None
 
     @property
     def flow_key(self) -> bytes:
@@ -145,7 +149,9 @@ class SegmentView:
     @property
     def readable_options(self) -> opt.OptionSet:
         """The options' meaning as far as they can be read; the malformed ones are left out."""
-        return opt.OptionSet.read(opt.parse(self.option_bytes, strict=False), strict=False)
+        if self._readable is None:
+            self._readable = opt.OptionSet.of(self.option_bytes, strict=False)
+        return self._readable
 
     @property
     def options(self) -> opt.OptionSet:
@@ -155,7 +161,7 @@ class SegmentView:
             WireError: the options are malformed.
         """
         if self._options is None:
-            self._options = opt.OptionSet.read(opt.parse(self.option_bytes))
+            self._options = opt.OptionSet.of(self.option_bytes)
         return self._options
 
     def __str__(self) -> str:
@@ -184,18 +190,17 @@ def look(raw: bytes) -> SegmentView:
 def _look_ipv4(raw: bytes) -> SegmentView:
     if len(raw) < 20:
         raise WireError("truncated IPv4 header")
-    header = (raw[0] & 0x0F) * 4
-    total = (raw[2] << 8) | raw[3]
+    first, total, fragment, protocol, src, dst = _IPV4.unpack_from(raw)
+    header = (first & 0x0F) * 4
     if header < 20 or header > total:
         raise WireError(f"IPv4 header length {header}")
     if total > len(raw):
         raise CutOffError(f"{len(raw)} of {total} bytes")
-    fragment = ((raw[6] << 8) | raw[7]) & 0x3FFF
     if fragment & 0x1FFF:
         raise NotTcpError("later fragment")
-    if raw[9] != PROTOCOL_TCP:
-        raise NotTcpError(f"protocol {raw[9]}")
-    return SegmentView(raw, (raw[12:16], raw[16:20]), header, total, fragment=bool(fragment))
+    if protocol != PROTOCOL_TCP:
+        raise NotTcpError(f"protocol {protocol}")
+    return SegmentView(raw, src, dst, header, total, fragment=fragment & 0x3FFF != 0)
 
 
 def _look_ipv6(raw: bytes) -> SegmentView:
@@ -220,4 +225,4 @@ def _look_ipv6(raw: bytes) -> SegmentView:
             length = (raw[position + 1] + 1) * 8
         protocol = raw[position]
         position += length
-    return SegmentView(raw, (raw[8:24], raw[24:40]), position, end, fragment=fragment)
+    return SegmentView(raw, raw[8:24], raw[24:40], position, end, fragment=fragment)

@@ -86,7 +86,7 @@ def test_a_short_secret_is_refused() -> None:
 
 def test_a_flow_is_found_by_packets_of_both_sides() -> None:
     table = FlowTable()
-    flow = Flow(1, segment(5, flags=fl.SYN), "hold", 0.0)
+    flow = Flow.begun(1, segment(5, flags=fl.SYN), "hold", 0.0)
     table.add(flow)
     assert table.paths[segment(9).flow_key].side is Side.CLIENT
     assert table.paths[flow.server_key].side is Side.SERVER
@@ -97,7 +97,7 @@ def test_a_flow_is_found_by_packets_of_both_sides() -> None:
 
 def test_timers_fire_once_in_order_and_can_be_moved() -> None:
     table = FlowTable()
-    flows = [Flow(n, segment(5, flags=fl.SYN, port=1000 + n), "hold", 0.0) for n in range(3)]
+    flows = [Flow.begun(n, segment(5, flags=fl.SYN, port=1000 + n), "hold", 0.0) for n in range(3)]
     for flow, deadline in zip(flows, (3.0, 1.0, 2.0), strict=True):
         table.add(flow)
         table.set_timer(flow, deadline, 0.0)
@@ -112,7 +112,7 @@ def test_timers_fire_once_in_order_and_can_be_moved() -> None:
 
 def test_a_flow_that_is_gone_makes_no_more_room() -> None:
     table = FlowTable()
-    flow = Flow(1, segment(5, flags=fl.SYN), "hold", 0.0)
+    flow = Flow.begun(1, segment(5, flags=fl.SYN), "hold", 0.0)
     table.add(flow)
     for event in (Event.SYN_ACK_SPOOFED, Event.SERVER_SYN_ACK, Event.CLIENT_RST):
         flow.apply(event)
@@ -124,7 +124,7 @@ def test_a_flow_that_is_gone_makes_no_more_room() -> None:
 
 def test_a_far_timer_does_not_keep_a_flow_in_memory_for_days() -> None:
     table = FlowTable()
-    flow = Flow(1, segment(5, flags=fl.SYN), "hold", 0.0)
+    flow = Flow.begun(1, segment(5, flags=fl.SYN), "hold", 0.0)
     table.add(flow)
     table.set_timer(flow, 432_000.0, 0.0)
     assert table.next_deadline() == 60.0

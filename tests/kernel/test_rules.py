@@ -106,7 +106,7 @@ def as_saved(rule: str, flag: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("family", "flag", "others", "count"), [("", "-4", "-6", 17), ("6", "-6", "-4", 21)]
+    ("family", "flag", "others", "count"), [("", "-4", "-6", 26), ("6", "-6", "-4", 30)]
 )
 def test_the_kernel_holds_what_the_declarations_say(
     host: Namespace, family: str, flag: str, others: str, count: int
@@ -223,14 +223,19 @@ def test_the_printed_rules_do_the_same_through_iptables_restore(host: Namespace)
         (["-t", "mangle", "-A", "ZERORTT-0", "-j", "DROP"], "too much: further rules"),
         (["-t", "raw", "-F", "ZERORTT-0-IN"], "missing: -A ZERORTT-0-IN -i cl0"),
         (
-            ["-t", "mangle", "-R", "ZERORTT-0", "1", "-i", "cl0", "-o", "sv0", "-p", "tcp",
+            ["-t", "mangle", "-R", "ZERORTT-0", "3", "-i", "cl0", "-o", "sv0", "-p", "tcp",
              "-j", "NFQUEUE", "--queue-num", "0"],
             "missing: -A ZERORTT-0 -i cl0 -o sv0 -p tcp -j NFQUEUE",
         ),
         (
-            ["-t", "mangle", "-R", "ZERORTT-0", "1", "-i", "cl1", "-o", "sv0", "-p", "tcp",
+            ["-t", "mangle", "-R", "ZERORTT-0", "3", "-i", "cl1", "-o", "sv0", "-p", "tcp",
              "-j", "NFQUEUE", "--queue-num", "0", "--queue-bypass"],
             "missing: -A ZERORTT-0 -i cl0 -o sv0 -p tcp -j NFQUEUE",
+        ),
+        (
+            ["-t", "mangle", "-R", "ZERORTT-0", "1", "-i", "cl0", "-o", "sv0",
+             "-m", "mark", "--mark", "0x10000000", "-j", "ZERORTT-0-DONE"],
+            "missing: -A ZERORTT-0 -i cl0 -o sv0 -m mark --mark 0x10000000/0x10000000",
         ),
     ],
 )  # fmt: skip
@@ -520,7 +525,7 @@ def test_check_is_content_with_root_and_leaves_nothing_behind(host: Namespace) -
     names = host.run("cat", "/proc/net/ip_tables_names")
     status, output, _ = cli(host, "check")
     assert status == 0, output
-    assert output.splitlines()[-1] == "The service can run here."
+    assert output.splitlines()[-2] == "The service can run here."
     for name in ("NFQUEUE", "iptables target CT --notrack", "iptables match addrtype"):
         assert re.search(rf"^ok +{re.escape(name)} ", output, re.MULTILINE), output
     assert host.saved() == before

@@ -14,8 +14,11 @@ from support.waiting import until
 
 SEND = f"""
 import socket, sys
-from scapy.all import AH, IP, TCP, IPOption_NOP, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
-from scapy.all import IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, PadN, Raw, fragment
+from scapy.layers.inet import IP, TCP, IPOption_NOP, fragment
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
+from scapy.layers.inet6 import IPv6ExtHdrRouting, PadN
+from scapy.layers.ipsec import AH
+from scapy.packet import Raw
 four, six = IP(src="{CLIENT}", dst="{SERVER}", id=7), IPv6(src="{CLIENT6}", dst="{SERVER6}")
 segment = TCP(sport=40000, dport=80, flags="A", seq=1) / (b"x" * 1000)
 padding = [PadN(optdata=bytes(4))]

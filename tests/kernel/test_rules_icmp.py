@@ -39,8 +39,9 @@ def chain() -> Iterator[Chain]:
 
 SEND = """
 import socket, sys, time
-from scapy.all import ICMP, IP, TCP, ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem
-from scapy.all import ICMPv6TimeExceeded, IPv6
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem
+from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6
 sender, receiver, *errors = sys.argv[1:]
 six = ":" in sender
 outer = IPv6 if six else IP

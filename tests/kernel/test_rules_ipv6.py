@@ -99,7 +99,7 @@ def test_the_service_serves_both_families(chain: Chain) -> None:
         for family, address in (("", SERVER), ("6", SERVER6)):
             assert "ZERORTT" in chain.router.saved(family)
             assert chain.fetch(address, 80) == "hello"
-            assert all(count >= 3 for count in chain.router.taken(family))
+            assert all(chain.router.taken(family))
     for family in ("", "6"):
         assert "ZERORTT" not in chain.router.saved(family)
 
@@ -115,7 +115,7 @@ def test_without_ipv6_in_the_kernel_ipv4_is_served_and_a_warning_says_so(chain: 
             "the kernel has none (Address family not supported by protocol): only IPv4 is served"
         )
         assert chain.fetch(SERVER, 80) == "hello"
-        assert all(count >= 3 for count in chain.router.taken())
+        assert all(chain.router.taken())
         assert "ZERORTT" not in chain.router.saved("6")
     assert "ZERORTT" not in chain.router.saved()
 

@@ -23,7 +23,8 @@ queue.run()
 
 STREAM = """
 import socket, sys, time
-from scapy.all import IP, TCP, IPv6
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 source, target = sys.argv[1:]
 version = 6 if ":" in target else 4
 head = IPv6(src=source, dst=target) if version == 6 else IP(src=source, dst=target)

@@ -28,6 +28,14 @@ def queue_drops(testbed: Testbed) -> int:
     return sum(int(dropped) + int(lost) for *_, dropped, lost, _, _ in queues)
 
 
+def queued(testbed: Testbed) -> int:
+    """Return how many packets have come to clientnic's NFQUEUEs so far (their last id's sum)."""
+    return sum(
+        int(last)
+        for *_, last, _ in _read(testbed, "clientnic", "/proc/net/netfilter/nfnetlink_queue")
+    )
+
+
 def tcp_counters(testbed: Testbed, host: str) -> dict[str, int]:
     """Return what a host's TCP counts beyond the standard, as nstat's TcpExt."""
     names, values = (

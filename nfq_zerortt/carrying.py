@@ -1,0 +1,139 @@
+"""The kernel data path of a running service: from its start to the flows that outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+
+from nfq_zerortt.carrier import KernelCarrier
+from nfq_zerortt.config import Config
+from nfq_zerortt.core.actions import Actions, Side
+from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.handover import Handover
+from nfq_zerortt.errors import ZeroRttError
+from nfq_zerortt.kernel import pins
+from nfq_zerortt.kernel.adoption import find_maps
+from nfq_zerortt.kernel.bpf import layout
+from nfq_zerortt.kernel.bpf_object import close_all
+from nfq_zerortt.kernel.kernel_path import KernelPath
+from nfq_zerortt.slices import PAUSE_S, SLICE_S
+
+_LOOK_THROUGH_S = 30.0
+_ENDINGS = 64
+_PASSING_SHARE = 4
+
+
+def keeps_flows(config: Config) -> str:
+    """Tell why these settings want flows to stay with the process, or nothing."""
+    if config.data_path == "python":
+        return "it was asked for"
+    if config.data_path == "auto" and config.log_level == "debug":
+        return "the log level debug wants to see each packet"
+    return ""
+
+
+def choose(config: Config) -> tuple[KernelPath | None, str]:
+    """Return the kernel data path, or None and why not.
+
+    Raises:
+        MissingFeatureError, ZeroRttError: it was asked for by name and cannot be had.
+    """
+    why = keeps_flows(config)
+    if why:
+        return None, why
+    try:
+        path = KernelPath.open(
+            config.client_iface, config.server_iface, config.queue, config.limits.max_flows
+        )
+    except ZeroRttError as error:
+        if config.data_path == "kernel":
+            raise
+        return None, str(error)
+    return path, ""
+
+
+def take_back(config: Config, engine: Engine, run: Callable[[Actions], None]) -> int:
+    """Take back the flows that an earlier process has left to the kernel; return how many.
+
+    For a service that keeps its flows; packets must come to it by now.
+
+    Raises:
+        ZeroRttError: something is there that cannot be read.
+    """
+    left = find_maps(config.queue, pins.directory(config.queue))
+    close_all(left)
+    if not left:
+        return 0
+    path = KernelPath.open(
+        config.client_iface, config.server_iface, config.queue, config.limits.max_flows
+    )
+    flows = list(KernelCarrier(path).flows())
+    for flow in flows:
+        run(engine.take_in(flow, time.monotonic()))
+    path.close(leave=False)
+    return len(flows)
+
+
+class Carrying:
+    """The flows that the kernel carries for a service.
+
+    ``adopted`` is how many of them an earlier process had handed over.
+    """
+
+    def __init__(self, path: KernelPath, engine: Engine, seed: int) -> None:
+        """``seed`` as in :class:`Handover`."""
+        self._path = path
+        self._carrier = KernelCarrier(path)
+        self.adopted, count = self._carrier.survey() if path.adopted else (0, 0)
+        self._handover: Handover = engine.hand_over_to(self._carrier, seed, count)
+        self._handover.max_passing = path.max_flows // _PASSING_SHARE
+        self._table = engine.table
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when flows have ended."""
+        return self._path.endings_fd
+
+    def ended(self, now: float) -> Iterator[Actions]:
+        """Give what is to be done about the flows that have ended, a bounded number of them."""
+        for record in self._path.endings(_ENDINGS):
+            yield self._handover.look_after(layout.client_key(record), now)
+
+    def enable(self, enabled: bool) -> None:
+        """Hand new flows over, or do not; those that are handed over go on."""
+        self._handover.enabled = enabled
+
+    def done(self, raw: bytes, side: Side) -> None:
+        """Take in that a packet is done which the kernel had left to us."""
+        self._handover.done(raw, side)
+
+    async def look_through(self, run: Callable[[Actions], None]) -> None:
+        """Go through all flows again and again: what has ended or is idle is not forgotten."""
+        while True:
+            until = time.monotonic() + SLICE_S
+            for client_key in self._carrier.due(self._handover):
+                if client_key is not None:
+                    run(self._handover.look_after(client_key, time.monotonic()))
+                if time.monotonic() >= until:
+                    await asyncio.sleep(PAUSE_S)
+                    until = time.monotonic() + SLICE_S
+            await asyncio.sleep(_LOOK_THROUGH_S)
+
+    def flows(self) -> Iterator[Flow]:
+        """Give the flows that are only the kernel's."""
+        for flow in self._carrier.flows():
+            if flow.client_key not in self._table.paths:
+                yield flow
+            flow.dissolve()
+
+    def attach_again(self) -> None:
+        """See that the programs are where they belong: an interface may have been made anew."""
+        if not self._path.is_attached():
+            self._path.attach()
+
+    def close(self) -> int:
+        """Give the kernel path up, unless flows live on it; return how many do."""
+        live, _ = self._carrier.survey()
+        self._path.close(leave=live > 0)
+        return live

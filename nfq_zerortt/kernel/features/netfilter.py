@@ -1,0 +1,161 @@
+"""The packet queue, and the iptables with which packets get there."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import shutil
+import subprocess
+
+from nfq_zerortt.kernel import declarations, firewall, rules, xtables
+from nfq_zerortt.kernel.declarations import FAMILIES, Family
+from nfq_zerortt.kernel.features.feature import Feature, tried
+from nfq_zerortt.ports import PortSet
+
+LEGACY_TABLES = (
+    "modprobe iptable_mangle iptable_raw (ip6table_mangle ip6table_raw), or a kernel with "
+    "CONFIG_NETFILTER_XTABLES_LEGACY, CONFIG_IP_NF_MANGLE and CONFIG_IP_NF_RAW"
+)
+
+
+def _bind_queue() -> str:
+    queue = importlib.import_module("netfilterqueue").NetfilterQueue()
+    queue.bind(0, lambda packet: packet.accept())
+    queue.unbind()
+    return "a queue can be bound"
+
+
+def nfqueue() -> Feature:
+    """The kernel's queue to a process: tried by binding one."""
+    return tried(
+        "NFQUEUE",
+        _bind_queue,
+        "modprobe nfnetlink_queue, or a kernel with CONFIG_NETFILTER_NETLINK_QUEUE",
+    )
+
+
+def _open_table(family: Family, table: str) -> str:
+    with xtables.opened(family, table):
+        return f"{table} can be opened"
+
+
+def mangle_table() -> Feature:
+    """The legacy mangle table, where packets are taken to the queue."""
+    return tried("iptables table mangle", lambda: _open_table("ipv4", "mangle"), LEGACY_TABLES)
+
+
+def raw_table() -> Feature:
+    """The legacy raw table, where packets are exempted from connection tracking."""
+    return tried("iptables table raw", lambda: _open_table("ipv4", "raw"), LEGACY_TABLES)
+
+
+def _insert(family: Family, text: str) -> str:
+    for table in declarations.parse(text):
+        with xtables.opened(family, table.name) as copy:
+            for chain in table.chains:
+                copy.create_chain(chain)
+            for rule in table.rules:
+                copy.add(rule)
+            copy.commit()
+    return "a rule with it can be set"
+
+
+def _rule(name: str, table: str, hook: str, rule: str, kernel_option: str) -> Feature:
+    text = (
+        f"*{table}\n:ZERORTT-TRY - [0:0]\n-A {hook} -j ZERORTT-TRY\n-A ZERORTT-TRY {rule}\nCOMMIT"
+    )
+    return tried(
+        name,
+        lambda: _insert("ipv4", text),
+        f"a kernel with {kernel_option}, and the complete iptables package",
+    )
+
+
+def nfqueue_target() -> Feature:
+    """The target that takes packets to the queue, and passes them when nobody listens."""
+    rule = "-p tcp -j NFQUEUE --queue-num 0 --queue-bypass"
+    option = "CONFIG_NETFILTER_XT_TARGET_NFQUEUE"
+    return _rule("iptables target NFQUEUE --queue-bypass", "mangle", "FORWARD", rule, option)
+
+
+def ct_target() -> Feature:
+    """The target that exempts packets from connection tracking."""
+    option = "CONFIG_NETFILTER_XT_TARGET_CT"
+    return _rule("iptables target CT --notrack", "raw", "OUTPUT", "-j CT --notrack", option)
+
+
+def multiport_match() -> Feature:
+    """The match behind --ports."""
+    rule = "-p tcp -m multiport --dports 80,8000:8999 -j NFQUEUE --queue-num 0"
+    option = "CONFIG_NETFILTER_XT_MATCH_MULTIPORT"
+    return _rule("iptables match multiport", "mangle", "FORWARD", rule, option)
+
+
+def addrtype_match() -> Feature:
+    """The match that spares what is addressed to this router."""
+    rule = "-p tcp -m addrtype ! --dst-type LOCAL -j CT --notrack"
+    option = "CONFIG_NETFILTER_XT_MATCH_ADDRTYPE"
+    return _rule("iptables match addrtype", "raw", "PREROUTING", rule, option)
+
+
+def icmp_match() -> Feature:
+    """The match that tells ICMP errors from echo requests."""
+    rule = "-4 -p icmp -m icmp --icmp-type time-exceeded -j NFQUEUE --queue-num 0"
+    return _rule("iptables match icmp", "mangle", "FORWARD", rule, "CONFIG_IP_NF_IPTABLES_LEGACY")
+
+
+def u32_match() -> Feature:
+    """The match that looks at what an ICMP error quotes."""
+    rule = "-4 -p icmp -m u32 --u32 0>>22&0x3C@14&0xFF=6 -j CT --notrack"
+    option = "CONFIG_NETFILTER_XT_MATCH_U32"
+    return _rule("iptables match u32", "raw", "PREROUTING", rule, option)
+
+
+def mark_match() -> Feature:
+    """The match that tells what the kernel has renumbered, and the target that clears the bit."""
+    rule = "-m mark --mark 0x1/0x1 -j MARK --set-xmark 0x0/0x1"
+    option = "CONFIG_NETFILTER_XT_MARK"
+    return _rule("iptables mark and MARK", "mangle", "FORWARD", rule, option)
+
+
+@functools.cache
+def served_families() -> tuple[Family, ...]:
+    """Return the families whose packets the service takes: IPv6 only where there are rules for it.
+
+    Where that cannot be tried, for want of privileges, both. It is tried once in a process.
+    """
+    return FAMILIES if ipv6_rules().ok is not False else ("ipv4",)
+
+
+def ipv6_rules() -> Feature:
+    """The same tables and extensions for IPv6."""
+
+    def action() -> str:
+        for table in rules.RuleSet.for_clientnic("c", "s", PortSet.parse("80")).tables:
+            _insert("ipv6", str(table.of("ipv6")))
+        return "the same rules can be set for IPv6"
+
+    return tried("ip6tables rules", action, LEGACY_TABLES, required=False)
+
+
+def iptables_command() -> Feature:
+    """Whether the host's iptables command shows the rules of this product."""
+    name = "iptables command"
+    if not iptables_is_nft():
+        return Feature(name, True, False, "shows the same tables that this product writes")
+    return Feature(
+        name,
+        False,
+        False,
+        "is the nft one, which does not list this product's rules",
+        "look at them with iptables-legacy or 'nfq-zerortt rules show'",
+    )
+
+
+def iptables_is_nft() -> bool:
+    """Whether the host's iptables command writes to nftables instead of the legacy tables."""
+    command = shutil.which("iptables", path=firewall.PATH)
+    if command is None:
+        return False
+    ran = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    return "nf_tables" in ran.stdout

@@ -1,0 +1,125 @@
+"""What the kernel data path has renumbered goes past the queue, and its mark goes no further.
+
+Here a rule of iptables sets the mark, in place of the kernel data path: what is tested are
+the rules that read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.chain import SERVER, SERVER6, Chain, namespaces
+
+TRANSLATED = 0x10000000
+OTHERS_BIT = 0x1
+
+FAMILIES = pytest.mark.parametrize(("family", "server"), [("", SERVER), ("6", SERVER6)])
+
+
+@pytest.fixture
+def chain() -> Iterator[Chain]:
+    with namespaces(3) as (client, router, server):
+        made = Chain(client, router, server)
+        router.do("rules().apply()")
+        for name in ("iptables-legacy", "ip6tables-legacy"):
+            for bit in (TRANSLATED, OTHERS_BIT):  # what the interfaces beyond get to see
+                router.run(name, "-t", "mangle", "-A", "POSTROUTING", "-p", "tcp",
+                           "-m", "mark", "--mark", f"{bit:#x}/{bit:#x}")  # fmt: skip
+        yield made
+
+
+def mark(chain: Chain, family: str, interface: str, value: int) -> None:
+    chain.router.run(
+        f"ip{family}tables-legacy", "-t", "raw", "-I", "PREROUTING", "-i", interface,
+        "-p", "tcp", "-j", "MARK", "--set-xmark", f"{value:#x}/{value:#x}",
+    )  # fmt: skip
+
+
+def seen_beyond(chain: Chain, family: str, bit: int) -> int:
+    return sum(chain.router.packets("mangle", "POSTROUTING", family, f"{bit:#x}/{bit:#x}"))
+
+
+@FAMILIES
+def test_what_is_marked_is_not_queued(chain: Chain, family: str, server: str) -> None:
+    with chain.listening(chain.server, 80):
+        mark(chain, family, "cl0", TRANSLATED | OTHERS_BIT)
+        assert chain.fetch(server, 80) == "hello"
+        to_server, to_client = chain.router.taken(family)
+        assert to_server == 0
+        assert to_client > 0
+        mark(chain, family, "sv0", TRANSLATED)
+        assert chain.fetch(server, 80) == "hello"
+        assert chain.router.taken(family) == [0, to_client]
+    assert sum(chain.router.packets("mangle", "ZERORTT-0-DONE", family, "ACCEPT")) > to_client
+
+
+@FAMILIES
+def test_our_bit_is_cleared_and_no_other(chain: Chain, family: str, server: str) -> None:
+    mark(chain, family, "cl0", TRANSLATED | OTHERS_BIT)
+    with chain.listening(chain.server, 80):
+        assert chain.fetch(server, 80) == "hello"
+    assert seen_beyond(chain, family, TRANSLATED) == 0
+    assert seen_beyond(chain, family, OTHERS_BIT) > 0
+
+
+@FAMILIES
+def test_a_mark_of_others_means_nothing(chain: Chain, family: str, server: str) -> None:
+    mark(chain, family, "cl0", 0xFFFFFFFF & ~TRANSLATED)
+    with chain.listening(chain.server, 80):
+        assert chain.fetch(server, 80) == "hello"
+    assert min(chain.router.taken(family)) > 0
+    assert seen_beyond(chain, family, OTHERS_BIT) > 0
+
+
+@FAMILIES
+def test_between_other_interfaces_the_bit_is_left_alone(
+    chain: Chain, family: str, server: str
+) -> None:
+    chain.router.do("rules('nic0', 'nic1').apply()")
+    mark(chain, family, "cl0", TRANSLATED)
+    with chain.listening(chain.server, 80):
+        assert chain.fetch(server, 80) == "hello"
+    assert seen_beyond(chain, family, TRANSLATED) > 0
+
+
+@FAMILIES
+def test_what_is_marked_is_not_tracked_and_not_looked_at(
+    chain: Chain, family: str, server: str
+) -> None:
+    mark(chain, family, "cl0", TRANSLATED)
+    mark(chain, family, "sv0", TRANSLATED)
+    with chain.listening(chain.server, 80):
+        assert chain.fetch(server, 80) == "hello"
+    assert chain.tracked() == ""
+    assert sum(chain.router.packets("raw", "ZERORTT-0-IN", family, "addrtype")) == 0
+
+
+@FAMILIES
+def test_flows_that_are_left_need_no_more_than_the_mark(
+    chain: Chain, family: str, server: str
+) -> None:
+    chain.router.do("rules().for_flows_left().apply(instead_of=rules())")
+    mark(chain, family, "cl0", TRANSLATED | OTHERS_BIT)
+    mark(chain, family, "sv0", TRANSLATED)
+    with chain.listening(chain.server, 80):
+        assert chain.fetch(server, 80) == "hello"
+        assert chain.tracked() == ""
+        assert seen_beyond(chain, family, TRANSLATED) == 0
+        for _ in ("cl0", "sv0"):
+            chain.router.run(f"ip{family}tables-legacy", "-t", "raw", "-D", "PREROUTING", "1")
+        assert chain.fetch(server, 80) == "hello"
+        assert "dport=80" in chain.tracked()
+    assert "NFQUEUE" not in chain.router.saved(family)
+
+
+def test_all_rules_come_back_after_those_for_flows_left_and_go_again(chain: Chain) -> None:
+    def saved() -> list[list[str]]:
+        return [sorted(chain.router.saved(family).splitlines()) for family in ("", "6")]
+
+    whole = saved()
+    chain.router.do("rules().for_flows_left().apply(); assert rules().for_flows_left().applied()")
+    chain.router.do("assert not rules().applied(); rules().apply(); assert rules().applied()")
+    assert saved() == whole
+    chain.router.do("rules().for_flows_left().apply(); for_removal(0).remove()")
+    assert not any("ZERORTT" in line for lines in saved() for line in lines)
