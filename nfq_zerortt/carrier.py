@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 from nfq_zerortt.config import STRATEGIES
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.direction import Direction
-from nfq_zerortt.core.flow import Flow
+from nfq_zerortt.core.flow import Flow, ends_of
 from nfq_zerortt.core.handover import Handover
 from nfq_zerortt.core.passing import KEEP_S
 from nfq_zerortt.core.states import ENDED, Event, State
@@ -24,6 +24,8 @@ _NS = 1_000_000_000
 _UINT32 = 0xFFFFFFFF
 _UNKNOWN = -1
 _BATCH = 64  # entries for one system call: SYNs wait for it
+_LOOKS = 4  # batches that are looked through at once for flows that have ended
+_ROOM = 8  # so many of a batch make room
 _SIDES = {Side.CLIENT: layout.CLIENT, Side.SERVER: layout.SERVER}
 _NO_OPTIONS = OptionSet()
 _BOTH_FINS = layout.FIN_CLIENT | layout.FIN_SERVER
@@ -32,8 +34,11 @@ _BOTH_FINS = layout.FIN_CLIENT | layout.FIN_SERVER
 class KernelCarrier:
     """Carries flows in the maps of a :class:`KernelPath`; see :class:`Carrier`."""
 
-    def __init__(self, path: KernelPath) -> None:
+    def __init__(self, path: KernelPath, clock: Callable[[], float] | None = None) -> None:
+        """``clock``: the kernel's CLOCK_MONOTONIC, for the very moment of a hand-over."""
         self._path = path
+        self._clock = clock
+        self._looking: Iterator[list[tuple[bytes, bytes]]] = iter(())
 
     def find(self, client_key: bytes) -> Flow | None:
         """Return the flow as it stands, or None."""
@@ -42,11 +47,9 @@ class KernelCarrier:
 
     def insert(self, flow: Flow) -> bool:
         """Take on a flow; False if there is no room."""
+        if self._clock is not None:
+            flow.handed_over = self._clock()  # from now on packets are left to us, for so long
         return self._path.insert(layout.key(flow.client_key), entry_of(flow))
-
-    def let_pass(self, client_key: bytes, now: float) -> bool:
-        """Let a connection pass untouched; False if there is no room."""
-        return self._path.insert(layout.key(client_key), layout.passing(int(now * _NS)))
 
     def take(self, client_key: bytes) -> Flow | None:
         """Give the flow back as it stands, and carry it no longer."""
@@ -64,6 +67,24 @@ class KernelCarrier:
     def remove(self, client_key: bytes) -> None:
         """Carry the flow no longer, if it is there."""
         self._path.remove(layout.key(client_key))
+
+    def make_room(self) -> bool:
+        """Carry some flows no longer that have ended and were reported; False if none is found.
+
+        Of some entries those that ended first: to find the first of all, all would have to be read.
+        """
+        for _ in range(_LOOKS):
+            entries = next(self._looking, None)
+            if entries is None:
+                self._looking = self._path.entries(_BATCH)
+                continue
+            seen = [(*layout.glance(data), key) for key, data in entries]
+            over = sorted((since, key) for since, flags, key in seen if flags & layout.REPORTED)
+            for _, key in over[:_ROOM]:
+                self._path.remove(key)
+            if over:
+                return True
+        return False
 
     def publish(self, flow: Flow, side: Side, amount: int) -> None:
         """Tell how much of what was left to us since the hand-over is done, of one side.
@@ -153,6 +174,8 @@ def entry_of(flow: Flow) -> bytes:
         flags |= layout.RST_CLIENT if by_client else layout.RST_SERVER
     if flow.superseded:
         flags |= layout.SUPERSEDED
+    if flow.passing:
+        flags |= layout.PASSING
     if flow.ended:
         flags |= layout.REPORTED
     earlier = flow.data_earlier
@@ -173,7 +196,8 @@ def entry_of(flow: Flow) -> bytes:
         carried=min(flow.carried, 0xFFFF),
         attempts=min(flow.attempts, 0xFF),
         fast_open=_FAST_OPEN.index(flow.fast_open),
-        strategy=STRATEGIES.index(flow.strategy),
+        strategy=STRATEGIES.index(flow.strategy) if flow.strategy else 0,
+        syn_end=0,
     )
     return layout.pack(
         _direction_entry(flow.to_server, flow.client_fin_end),
@@ -210,13 +234,10 @@ def _direction_entry(direction: Direction, fin_end: int | None) -> DirectionEntr
 def flow_from(client_key: bytes, data: bytes) -> Flow:
     """Make a flow from its map entry."""
     to_server, to_client, entry = layout.unpack(data)
-    address = (len(client_key) - 4) // 2
-    client = client_key[:address] + client_key[-4:-2]
-    server = client_key[address:-4] + client_key[-2:]
     created = entry.created / _NS
     flow = Flow(
         entry.number,
-        (client, server),
+        ends_of(client_key),
         isn_client=entry.isn_client,
         options=_NO_OPTIONS,
         strategy=STRATEGIES[entry.strategy],

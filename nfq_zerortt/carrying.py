@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from nfq_zerortt.carrier import KernelCarrier
 from nfq_zerortt.config import Config
-from nfq_zerortt.core.actions import Actions, Side
+from nfq_zerortt.core.actions import Actions, Report, Side
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handover import Handover
@@ -17,6 +17,7 @@ from nfq_zerortt.kernel import pins
 from nfq_zerortt.kernel.adoption import find_maps
 from nfq_zerortt.kernel.bpf import layout
 from nfq_zerortt.kernel.bpf_object import close_all
+from nfq_zerortt.kernel.features import mark_bit
 from nfq_zerortt.kernel.kernel_path import KernelPath
 from nfq_zerortt.slices import PAUSE_S, SLICE_S
 
@@ -43,10 +44,11 @@ def choose(config: Config) -> tuple[KernelPath | None, str]:
     why = keeps_flows(config)
     if why:
         return None, why
+    mark = mark_bit(config.client_iface, config.server_iface)
+    if mark.ok is False and config.data_path == "auto":
+        return None, mark.detail
     try:
-        path = KernelPath.open(
-            config.client_iface, config.server_iface, config.queue, config.limits.max_flows
-        )
+        path = _opened(config)
     except ZeroRttError as error:
         if config.data_path == "kernel":
             raise
@@ -66,14 +68,31 @@ def take_back(config: Config, engine: Engine, run: Callable[[Actions], None]) ->
     close_all(left)
     if not left:
         return 0
-    path = KernelPath.open(
-        config.client_iface, config.server_iface, config.queue, config.limits.max_flows
-    )
+    path = _opened(config)
     flows = list(KernelCarrier(path).flows())
     for flow in flows:
         run(engine.take_in(flow, time.monotonic()))
     path.close(leave=False)
     return len(flows)
+
+
+def leave_there(config: Config) -> KernelPath | None:
+    """Return the kernel data path if an earlier process has left flows to it.
+
+    For several workers that keep new flows: nobody can tell which of them would get the packets.
+
+    Raises:
+        ZeroRttError: something is there that cannot be read.
+    """
+    left = find_maps(config.queue, pins.directory(config.queue))
+    close_all(left)
+    return _opened(config) if left else None
+
+
+def _opened(config: Config) -> KernelPath:
+    return KernelPath.open(
+        config.client_iface, config.server_iface, config.queue, config.limits.max_flows
+    )
 
 
 class Carrying:
@@ -85,11 +104,23 @@ class Carrying:
     def __init__(self, path: KernelPath, engine: Engine, seed: int) -> None:
         """``seed`` as in :class:`Handover`."""
         self._path = path
-        self._carrier = KernelCarrier(path)
+        self._carrier = KernelCarrier(path, time.monotonic)
         self.adopted, count = self._carrier.survey() if path.adopted else (0, 0)
         self._handover: Handover = engine.hand_over_to(self._carrier, seed, count)
         self._handover.max_passing = path.max_flows // _PASSING_SHARE
+        self._engine = engine
         self._table = engine.table
+        self._told = False
+
+    def fork(self, seed: int, workers: int) -> None:
+        """Go on in a worker that was forked off: its hand-overs need numbers of their own.
+
+        Of the connections that may pass in the kernel it gets its share.
+        """
+        before = self._handover
+        self._handover = self._engine.hand_over_to(self._carrier, seed, 0)
+        self._handover.enabled = before.enabled
+        self._handover.max_passing = before.max_passing // workers
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when flows have ended."""
@@ -102,7 +133,20 @@ class Carrying:
 
     def enable(self, enabled: bool) -> None:
         """Hand new flows over, or do not; those that are handed over go on."""
-        self._handover.enabled = enabled
+        self._handover.enable(enabled, time.monotonic())
+
+    @property
+    def passing(self) -> int:
+        """How many connections pass in the kernel untouched, as far as is known."""
+        return self._handover.passing
+
+    @passing.setter
+    def passing(self, count: int) -> None:
+        self._handover.passing = count
+
+    def may_have_room(self) -> None:
+        """Let the kernel's table be tried again, if it was full: others make room, too."""
+        self._handover.is_full = False
 
     def done(self, raw: bytes, side: Side) -> None:
         """Take in that a packet is done which the kernel had left to us."""
@@ -111,6 +155,7 @@ class Carrying:
     async def look_through(self, run: Callable[[Actions], None]) -> None:
         """Go through all flows again and again: what has ended or is idle is not forgotten."""
         while True:
+            run(self._seen_to())
             until = time.monotonic() + SLICE_S
             for client_key in self._carrier.due(self._handover):
                 if client_key is not None:
@@ -128,9 +173,27 @@ class Carrying:
             flow.dissolve()
 
     def attach_again(self) -> None:
-        """See that the programs are where they belong: an interface may have been made anew."""
+        """See that the programs are where they belong: an interface may have been made anew.
+
+        Raises:
+            ZeroRttError: they cannot be.
+        """
         if not self._path.is_attached():
             self._path.attach()
+
+    def _seen_to(self) -> list[Report]:
+        """Attach the programs again if somebody has removed them; tell once if that fails."""
+        try:
+            self.attach_again()
+        except ZeroRttError as error:
+            if self._told:
+                return []
+            self._told = True
+            remedy = "until then, Python rewrites what the programs do not see"
+            fields = {"about": "data_path", "warning": str(error), "remedy": remedy}
+            return [Report("service.warning", 0, "", fields)]
+        self._told = False
+        return []
 
     def close(self) -> int:
         """Give the kernel path up, unless flows live on it; return how many do."""

@@ -93,6 +93,11 @@ class Direction:
         one.other, other.other = other, one
         return one, other
 
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """How far the sender has come: it changes with each segment that says anything new."""
+        return self.next_seq, self.last_ack, self.window
+
     def _note(self, seq: int, length: int, ack: int | None, window: int) -> None:
         """Take in how far the sender has come: ``length`` data bytes at ``seq``.
 

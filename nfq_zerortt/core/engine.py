@@ -69,7 +69,7 @@ class Engine:
         self._numbers = InitialNumbers(secret)
         self._passing = Passing()
         self._prefixes = Prefixes(limits.unanswered_per_prefix)
-        self._count = 0
+        self._count, self._step = 0, 1
         self._paths = self.table.paths
         self.configure(Policy(strategy), limits)
 
@@ -128,12 +128,29 @@ class Engine:
         ``seed`` as in :class:`Handover`; ``count`` is the highest number of the flows there.
         """
         self.handover = Handover(carrier, self.table, self._endings, seed)
-        self._count = max(self._count, count)
+        self._count_on(count)
         return self.handover
+
+    def number_by(self, first: int, step: int) -> None:
+        """Number new flows ``first``, ``first + step`` and so on, but higher than all so far.
+
+        So that several engines, with one step, never give the same number.
+        """
+        highest, self._count, self._step = self._count, first - step, step
+        self._count_on(highest)
+
+    def _count_on(self, highest: int) -> None:
+        """See that the next number is higher than that."""
+        steps = -(-(highest - self._count) // self._step)
+        self._count += max(steps, 0) * self._step
+
+    def _next_number(self) -> int:
+        self._count += self._step
+        return self._count
 
     def take_in(self, flow: Flow, now: float) -> Actions:
         """Go on with a flow that the kernel has carried for an earlier process."""
-        self._count = max(self._count, flow.number)
+        self._count_on(flow.number)
         if flow.state in ENDED and flow.ended:
             flow.dissolve()
             return []
@@ -222,16 +239,19 @@ class Engine:
             if self.handover is None:
                 return actions
             return [*actions, *self.handover.after_packet(flow, now)]
+        ended: Actions = ()
         if self.handover is not None and not self._passing.knows(view, now):
-            path = self._carried(view.flow_key, side)
+            path = self._entry(view.flow_key, side)
             if path is not None:
                 flow = path.flow
-                if not flow.passing:
+                if not flow.passing and not flow.superseded:
                     return self._of_carried(path, view, now)
-                if self.handover.still_passes(flow, now):
+                if not flow.passing:  # superseded: the packet is another connection's
+                    ended = self.handover.look_after(flow.client_key, now)
+                elif self.handover.still_passes(flow, now):
                     self._passing.add(view, now)
                 flow.dissolve()
-        return self._first_packet(view, side, now)
+        return [*self._first_packet(view, side, now), *ended]
 
     def _of_flow(self, path: Path, view: SegmentView, now: float) -> Actions:
         flow = path.flow
@@ -246,6 +266,14 @@ class Engine:
 
     def _carried(self, flow_key: bytes, side: Side) -> Path | None:
         """Return the path that a packet from ``side`` has in a flow that the kernel carries."""
+        path = self._entry(flow_key, side)
+        if path is not None and (path.flow.superseded or path.flow.passing):
+            path.flow.dissolve()
+            return None
+        return path
+
+    def _entry(self, flow_key: bytes, side: Side) -> Path | None:
+        """Return the same for whatever the kernel knows by these addresses and ports."""
         if self.handover is None:
             return None
         client_key = flow_key if side is Side.CLIENT else reverse_key(flow_key)
@@ -254,13 +282,17 @@ class Engine:
     def _of_carried(self, path: Path, view: SegmentView, now: float) -> Actions:
         assert self.handover is not None
         flow = path.flow
-        before = flow.state
+        said: Actions = ()
+        if flow.state in ENDED and not flow.ended:  # nobody was told yet, and it may begin anew
+            said = self.handover.look_after(flow.client_key, now)
+            flow.ended = True
+        before = flow.state, flow.to_server.progress, flow.to_client.progress
         actions = self._of_flow(path, view, now)
-        if flow.state is not before:
+        if (flow.state, flow.to_server.progress, flow.to_client.progress) != before:
             self.handover.reclaim(flow, now)
         else:
             flow.dissolve()
-        return actions
+        return [*actions, *said]
 
     def _not_tcp(self, raw: bytes, side: Side, now: float, what: str) -> Actions:
         """Let a packet pass, unless it is an ICMP error about a flow of ours."""
@@ -336,14 +368,13 @@ class Engine:
         """Let a connection pass untouched from now on, and say so once."""
         self._passing.add(view, now)
         if number is None:
-            self._count += 1
-            number = self._count
+            number = self._next_number()
         said = Report("flow.bypassed", number, flow_name(view), {"reason": reason})
         return [Accept(reason), said]
 
     def _new_flow(self, syn: SegmentView, strategy: Strategy, now: float) -> Actions:
-        self._count += 1
-        flow = Flow.begun(self._count, syn, strategy.name, now)
+        self._passing.forget(syn)
+        flow = Flow.begun(self._next_number(), syn, strategy.name, now)
         self.table.add(flow)
         received = report(
             flow,

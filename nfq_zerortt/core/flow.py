@@ -195,6 +195,12 @@ class Flow:
             now=now,
         )
 
+    @classmethod
+    def unknown(cls, client_key: bytes, now: float) -> Flow:
+        """Stand for a connection of which nothing is known but its 4-tuple."""
+        client, server = ends_of(client_key)
+        return cls(0, (client, server), isn_client=0, options=OptionSet(), strategy="", now=now)
+
     def dissolve(self) -> None:
         """Let go of the parts: they point at each other, and would wait for the collector."""
         for path in (self.from_client, self.from_server):
@@ -330,6 +336,12 @@ class Flow:
 def flow_name(view: SegmentView) -> str:
     """Name the 4-tuple of a packet: ``10.0.1.2:43210>10.0.3.2:80``."""
     return f"{endpoint_text(view.src, view.sport)}>{endpoint_text(view.dst, view.dport)}"
+
+
+def ends_of(client_key: bytes) -> tuple[bytes, bytes]:
+    """Return the client's and the server's address and port."""
+    address = (len(client_key) - 4) // 2
+    return client_key[:address] + client_key[-4:-2], client_key[address:-4] + client_key[-2:]
 
 
 def reverse_key(flow_key: bytes) -> bytes:

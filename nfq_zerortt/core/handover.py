@@ -31,6 +31,8 @@ from nfq_zerortt.wire.seqnum import distance
 
 WAIT_S = 0.05
 """So long a flow must have needed nothing but translation: a short connection is over by then."""
+AGAIN_S = 5.0
+"""The same for a flow that was taken back because the kernel had left a packet of it to us."""
 SETTLED_S = 0.15
 """So long after its hand-over a flow is here as well; the kernel leaves packets to us for less."""
 _CARRIED = frozenset({State.ESTABLISHED, State.CLIENT_CLOSED, State.SERVER_CLOSED})
@@ -55,8 +57,8 @@ class Carrier(Protocol):
     def remove(self, client_key: bytes) -> None:
         """Carry the flow no longer, if it is there."""
 
-    def let_pass(self, client_key: bytes, now: float) -> bool:
-        """Let a connection pass untouched; False if there is no room."""
+    def make_room(self) -> bool:
+        """Carry some flows no longer that have ended and were reported; False if none is found."""
 
     def publish(self, flow: Flow, side: Side, amount: int) -> None:
         """Tell how much of what was left to us since the hand-over is done, of one side.
@@ -90,6 +92,7 @@ class Handover:
         self.is_full = False
         self.passing = 0
         self.max_passing = 0
+        self._passing: deque[tuple[float, bytes]] = deque()
         self._table = table
         self._moving: dict[bytes, _Moving] = {}
         self._ticket = seed % _TICKETS
@@ -97,6 +100,13 @@ class Handover:
             State.TIME_WAIT: deque(),
             State.RESET: deque(),
         }
+
+    def enable(self, enabled: bool, now: float) -> None:
+        """Hand flows over from now on, or do not."""
+        self.enabled = enabled
+        for flow in self._table:
+            if enabled and flow.ready_since is None and flow.handed_over is None:
+                self.after_packet(flow, now)
 
     # --- over, and back -------------------------------------------------------------------
 
@@ -141,9 +151,12 @@ class Handover:
         plain = flow.from_client.fast and flow.from_server.fast
         return plain and flow.state in _CARRIED and self.takes(flow)
 
-    def _hand_over(self, flow: Flow, now: float) -> list[Action]:
+    def _name_hand_over(self, flow: Flow, now: float) -> None:
         self._ticket = (self._ticket + 1) % _TICKETS
         flow.handed_over, flow.ticket = now, self._ticket
+
+    def _hand_over(self, flow: Flow, now: float) -> list[Action]:
+        self._name_hand_over(flow, now)
         while not self.carrier.insert(flow):
             if self._forget_one():
                 continue
@@ -221,8 +234,22 @@ class Handover:
 
         There is room for so many, since a stranger's packets look the same.
         """
-        if self.enabled and self.passing < self.max_passing:
-            self.passing += self.carrier.let_pass(client_key, now)
+        if not self.enabled or self.passing >= self.max_passing or client_key in self._moving:
+            return
+        there = self.carrier.find(client_key)
+        if there is not None:
+            there.dissolve()
+            if not there.superseded:  # what is there already stays
+                return
+        flow = Flow.unknown(client_key, now)
+        flow.passing = True
+        self._name_hand_over(flow, now)
+        if self.carrier.insert(flow):
+            self.passing += 1
+            self._moving[client_key] = _Moving(flow, flow.state)
+            self._passing.append((now + SETTLED_S, client_key))
+        while self._passing and self._passing[0][0] < now:
+            self._moving.pop(self._passing.popleft()[1], None)
 
     def still_passes(self, flow: Flow, now: float) -> bool:
         """Tell whether such a connection may still be there; if not, forget it."""
@@ -238,21 +265,28 @@ class Handover:
         flow = self.carrier.find(client_key)
         if flow is None:
             return None
-        if flow.superseded:  # the packet is another connection's
-            flow.dissolve()
-            return None
         return flow.from_client if side is Side.CLIENT else flow.from_server
 
     def reclaim(self, flow: Flow, now: float) -> None:
-        """Take over a flow made by :meth:`path_of`, whose state was changed by a packet."""
+        """Take over a flow made by :meth:`path_of` that a packet has changed.
+
+        Perhaps the kernel does not see its packets any more, and its entry would grow old. If the
+        flow goes on, the kernel may have it again later.
+        """
         self.carrier.remove(flow.client_key)
         self._freed()
         if flow.state is State.CLOSED:
             return
-        flow.handed_over, flow.kept = None, True
+        flow.handed_over = None
+        flow.choose_path()
         self._table.add(flow)
         self._table.changed(flow)
-        self._table.set_timer(flow, now + self.endings.linger(flow), now)
+        if self._is_ready(flow):
+            flow.ready_since = now
+            self._table.set_timer(flow, now + AGAIN_S, now)
+        else:
+            flow.kept = True
+            self._table.set_timer(flow, now + self.endings.linger(flow), now)
 
     # --- ends -----------------------------------------------------------------------------
 
@@ -262,7 +296,7 @@ class Handover:
         To be called when the kernel says that the flow has ended, and now and then anyway.
         """
         moving = self._moving.get(client_key)
-        if moving is not None:
+        if moving is not None and not moving.flow.passing:
             return self._take_back(moving.flow, now)
         flow = self.carrier.find(client_key)
         if flow is None:
@@ -272,7 +306,7 @@ class Handover:
         return actions
 
     def _look_after(self, flow: Flow, now: float) -> list[Action]:
-        silent = now - flow.last_seen
+        over = flow.last_seen + self.endings.linger(flow) <= now
         if flow.passing:
             self.still_passes(flow, now)
             return []
@@ -280,13 +314,13 @@ class Handover:
             self._remove(flow.client_key)
             return self._end(flow)
         if flow.state not in ENDED:
-            if silent < self.endings.linger(flow):
+            if not over:
                 return []
             flow.apply(Event.TIMEOUT)
             self._remove(flow.client_key)
             return self.endings.told(flow, "timeout")
         if flow.ended:
-            if silent >= self.endings.linger(flow):
+            if over:
                 self._remove(flow.client_key)
             else:
                 self._let_linger(flow)
@@ -294,6 +328,7 @@ class Handover:
         actions = self._end(flow)
         self.carrier.mark_reported(flow)
         self._let_linger(flow)
+        self._freed()  # it can make room from now on
         return actions
 
     def is_due(self, state: State, *, reported: bool, silent: float) -> bool:
@@ -323,7 +358,9 @@ class Handover:
     def tick(self, now: float) -> None:
         """Forget flows that ended long enough ago."""
         for waiting in self._lingering.values():
-            while waiting and waiting[0][0] <= now:
+            for _ in range(len(waiting)):  # not for ever: some are put back
+                if waiting[0][0] > now:
+                    break
                 _, client_key = waiting.popleft()
                 flow = self.carrier.find(client_key)
                 if flow is not None:
@@ -343,7 +380,8 @@ class Handover:
                     if is_over:
                         self._remove(client_key)
                         return True
-        return False
+        # Others are known to another process, which looks after the ends.
+        return not self.is_full and self.carrier.make_room()
 
     def _remove(self, client_key: bytes) -> None:
         self.carrier.remove(client_key)

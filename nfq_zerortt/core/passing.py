@@ -34,6 +34,11 @@ class Passing:
         while len(self._seen) > _MOST:
             self._seen.popitem(last=False)
 
+    def forget(self, view: SegmentView) -> None:
+        """The packet begins a flow: nothing on its 4-tuple passes any more."""
+        self._seen.pop(view.flow_key, None)
+        self._seen.pop(view.reply_key, None)
+
     def _note(self, key: bytes, now: float) -> None:
         self._seen[key] = now
         self._seen.move_to_end(key)

@@ -150,6 +150,8 @@ class Stream:
             return self._translated(flow.from_server, view)
         # Our ACK was lost. The client knows nothing of this SYN-ACK.
         again = flow.third_ack
+        if again is None and flow.state in ENDED:
+            return [Drop("syn_ack_repeated")]
         if again is None:
             data = packets.acknowledge_syn_ack(flow, view)
         else:

@@ -57,7 +57,11 @@ _MATCHES: Mapping[str, Mapping[str, str | None]] = {
 }
 _TARGETS: Mapping[str, Mapping[str, str | None]] = {
     "CT": {"--notrack": None},
-    "NFQUEUE": {"--queue-num": _NUMBER, "--queue-bypass": None},
+    "NFQUEUE": {
+        "--queue-num": _NUMBER,
+        "--queue-balance": f"{_NUMBER}:{_NUMBER}",
+        "--queue-bypass": None,
+    },
     "MARK": {"--set-xmark": _MARK},
     "ACCEPT": {},
     "RETURN": {},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import warnings
 from collections.abc import Callable
 
@@ -24,6 +25,14 @@ _MESSAGE = 8192
 """More than a message can have: the library asks for packets up to 4016 bytes (what is longer comes
 cut), and the kernel puts some 150 bytes before them. The library's own 4096 are too few: such a
 message would be cut in its middle, and a packet that is not understood gets no verdict, ever."""
+
+_VERDICT = struct.Struct("=IHHII BBH HHII")
+"""nlmsghdr, nfgenmsg, nlattr and nfqnl_msg_verdict_hdr (linux/netfilter/nfnetlink_queue.h)."""
+_NFQNL_MSG_VERDICT = 3 << 8 | 1
+_NLM_F_REQUEST = 1
+_NFQA_VERDICT_HDR = 2
+_NF_QUEUE = 3
+_BYPASS = 0x8000  # NF_VERDICT_FLAG_QUEUE_BYPASS
 
 OnPacket = Callable[[Packet], None]
 
@@ -71,6 +80,7 @@ class PacketQueue:
                 f"NFQUEUE number {number} is in use by another process; stop that one, or choose"
                 " another number with --queue"
             ) from None
+        self.number = number
         self._batch = _Batch(fileno=os.dup(self._queue.get_fd()))
         self._batch.setblocking(False)
 
@@ -83,6 +93,29 @@ class PacketQueue:
         self._batch.left = _BATCH
         self._queue.run_socket(self._batch)
         return not self._batch.left
+
+    def pass_on(self, packet: Packet, number: int) -> None:
+        """Hand a packet on to another queue, as it is: this is the verdict on it.
+
+        If nobody listens there, it passes. (The library has no such verdict.)
+        """
+        verdict = _NF_QUEUE | _BYPASS | number << 16
+        header = (_VERDICT.size, _NFQNL_MSG_VERDICT, _NLM_F_REQUEST, 0, 0)
+        attribute = (12, _NFQA_VERDICT_HDR, socket.htonl(verdict), socket.htonl(packet.id))
+        self._batch.send(
+            _VERDICT.pack(*header, socket.AF_UNSPEC, 0, socket.htons(self.number), *attribute)
+        )
+
+    def leave(self) -> None:
+        """Leave the queue to another process that was forked off, and has it, too.
+
+        It is bound as long as any process has its socket. The number of the file stays taken, for
+        the library will close it once more.
+        """
+        self._batch.close()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, self._queue.get_fd(), inheritable=False)
+        os.close(null)
 
     def close(self) -> None:
         """Give the queue back; what still waits in it is dropped by the kernel."""

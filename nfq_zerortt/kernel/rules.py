@@ -48,8 +48,10 @@ class RuleSet:
         ports: PortSet,
         queue: int = 0,
         families: Sequence[Family] = FAMILIES,
+        *,
+        workers: int = 1,
     ) -> RuleSet:
-        """Fill in the declarations of ClientNIC.
+        """Fill in the declarations of ClientNIC; ``workers`` is how many queues there are.
 
         Raises ConfigError for a queue number or the name of an interface that cannot be.
         """
@@ -66,6 +68,7 @@ class RuleSet:
                 "client_iface": client_iface,
                 "server_iface": server_iface,
                 "queue": str(queue),
+                "queues": _queues(queue, workers),
                 "mark": f"{MARK_TRANSLATED:#x}",
             },
             {
@@ -190,6 +193,11 @@ def _of_marked(table: Table) -> Table:
 def for_removal(queue: int) -> RuleSet:
     """Return the rules of a queue number without their interfaces: enough to remove them."""
     return RuleSet.for_clientnic("any", "any", PortSet(), queue)
+
+
+def _queues(first: int, count: int) -> str:
+    """Return the options of NFQUEUE by which the packets of a connection come to one queue."""
+    return f"--queue-balance {first}:{first + count - 1}" if count > 1 else f"--queue-num {first}"
 
 
 def _u32_groups(ports: PortSet) -> list[str]:

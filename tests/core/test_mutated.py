@@ -4,16 +4,17 @@ A connection is played once (:mod:`tests.core.model`), and what ClientNIC saw of
 with some of its packets changed, repeated or left out: with the checksum as it was, as a bad link
 does it, or with one that is right, as a mad host or an attacker on the path does it. There is no
 connection left to complete then, but no exception may come, each packet gets one verdict, the
-account stays true, and in the end nothing is left. Like the games of test_stateful.py, the changes
-are the same each time, unless ``FUZZ=deep`` is in the environment.
+account stays true, and in the end nothing is left, with a kernel data path as without. Like the
+games of test_stateful.py, the changes are the same each time, unless ``FUZZ=deep`` is in the
+environment.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 from dataclasses import replace
+from functools import cache, partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.admission import Policy
+from tests.core.model.carried import CarriedWorld, Kernel
 from tests.core.model.fast_open import FastOpen
 from tests.core.model.game import Source
 from tests.core.model.mutation import KINDS, mended, mutated
@@ -43,14 +45,16 @@ WAYS = (*KINDS, "repeat", "leave out")
 TIMES = 450
 
 
-def a_world(setting: int, profile: int = 0) -> World:
+def a_world(setting: int, profile: int = 0, *, kernel: bool = False) -> World:
     policy, fast_open = SETTINGS[setting]
-    return World(
+    # Nothing waits in the queue: initial numbers depend on the time.
+    make = partial(CarriedWorld, kernel=Kernel(wait=0.0)) if kernel else World
+    return make(
         policy=policy, server=PROFILES[profile], fast_open=replace(fast_open, given={}), answer=700
     )
 
 
-@functools.cache
+@cache
 def recorded(family: int, profile: int, setting: int, *, bad: bool) -> tuple[Packet, ...]:
     """Return what ClientNIC sees of three connections; of the last, the client dies."""
     world = a_world(setting, profile)
@@ -93,12 +97,12 @@ def changed(packets: list[Packet], source: Source) -> list[Packet]:
     return packets
 
 
-def play_changed(data: bytes) -> None:
+def play_changed(data: bytes, *, kernel: bool = False) -> None:
     source = Source(data)
     family, profile = source.choice((4, 6)), source.choice((0, 1, 2))
     setting, bad = source.choice((0, 1, 2)), bool(source.number(0, 1))
     packets = changed(list(recorded(family, profile, setting, bad=bad)), source)
-    world = a_world(setting)
+    world = a_world(setting, kernel=kernel)
     world.damaged = True
     for at, side, raw in packets:
         world.run(max(at - world.now, 0.0))
@@ -106,12 +110,13 @@ def play_changed(data: bytes) -> None:
     world.fall_silent()
 
 
-def test_changed_packets_are_dealt_with() -> None:
-    for number in range(TIMES):
+@pytest.mark.parametrize(("kernel", "times"), [(False, TIMES), (True, TIMES // 3)])
+def test_changed_packets_are_dealt_with(kernel: bool, times: int) -> None:
+    for number in range(times):
         dice = random.Random(number)
         data = dice.randbytes(dice.randint(8, 90))
         try:
-            play_changed(data)
+            play_changed(data, kernel=kernel)
         except Exception as error:
             error.add_note(f"the changes: {data.hex()}")
             raise
@@ -119,12 +124,12 @@ def test_changed_packets_are_dealt_with() -> None:
 
 if DEEP:
 
-    @given(st.binary(min_size=8, max_size=90))
+    @given(st.binary(min_size=8, max_size=90), st.booleans())
     @settings(
         max_examples=20_000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
-    def test_new_changes_are_dealt_with(data: bytes) -> None:
-        play_changed(data)
+    def test_new_changes_are_dealt_with(data: bytes, kernel: bool) -> None:
+        play_changed(data, kernel=kernel)
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -9,15 +9,26 @@ and FIN and RST. What only the process has seen comes with its word that all is 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from bpf import generator
-from bpf.differential import Pair
+from bpf.differential import UNSPEC, Pair
 from bpf.loaded import Programs, loaded, object_under_test
-from bpf.packets import ACK, FIN, KINDS, PSH, RST, SYN, Fate, Packet
-from bpf.record import CLIENT, HANDLED_SLOTS, LEAVE_FOR_NS, SERVER, Entry, Handled
+from bpf.packets import ACK, FIN, KINDS, PSH, RST, SYN, Fate, Packet, key_of
+from bpf.record import (
+    CLIENT,
+    HANDLED_SLOTS,
+    LEAVE_FOR_NS,
+    MARK_TRANSLATED,
+    PASSING,
+    SERVER,
+    SUPERSEDED,
+    Entry,
+    Handled,
+)
 
 TICKET = 0xFEDCBA98
 SIDES = pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
@@ -196,6 +207,64 @@ def test_numbers_of_another_flow_are_not_taken(programs: Programs) -> None:
     moved.sends(Packet(flags=0), left=False, age_ns=LEAVE_FOR_NS)
 
 
+# --- after a long silence -----------------------------------------------------------------
+
+
+def silent_for(seconds: float, flags: int = 0) -> Entry:
+    entry = generator.entry(random.Random(2))
+    entry.flags, entry.isn_client, entry.isn_server = flags, 1000, 2000
+    entry.last_seen = time.monotonic_ns() - int(seconds * 1e9)
+    return entry
+
+
+@SIDES
+def test_a_connection_that_passes_is_forgotten_after_two_minutes(
+    programs: Programs, side: int
+) -> None:
+    packet = Packet(side=side, payload=100)
+    for seconds, marked in ((115, True), (121, False)):
+        entry = silent_for(seconds, flags=PASSING)
+        for numbers in (entry.to_server, entry.to_client):
+            numbers.settled = 1
+        programs.write(key_of(False), entry.pack())
+        frame = packet.frame()
+        verdict, out, mark = programs.run(packet)
+        assert (verdict, out) == (UNSPEC, frame)
+        assert bool(mark & MARK_TRANSLATED) is marked
+        kept = Entry.unpack(programs.read(key_of(False))).last_seen
+        assert (kept != entry.last_seen) is marked
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ack", "isn", "superseded"),
+    [
+        (61, 5001, 7000, True),
+        (55, 5001, 7000, False),  # a live one: perhaps a stranger's SYN
+        (61, 5002, 7000, False),  # an answer to something else
+        (61, 5001, 2000, False),  # the SYN-ACK of the flow itself
+    ],
+)
+def test_a_server_that_has_forgotten_the_flow_begins_another_connection(
+    programs: Programs, seconds: float, ack: int, isn: int, superseded: bool
+) -> None:
+    key = key_of(False)
+    programs.write(key, silent_for(seconds).pack())
+    programs.run(Packet(side=CLIENT, flags=SYN, seq=5000))
+    assert not Entry.unpack(programs.read(key)).flags & SUPERSEDED
+    programs.run(Packet(side=SERVER, flags=SYN | ACK, seq=isn, ack=ack))
+    assert bool(Entry.unpack(programs.read(key)).flags & SUPERSEDED) is superseded
+
+
+def test_a_syn_ack_alone_begins_nothing(programs: Programs) -> None:
+    key = key_of(False)
+    programs.write(key, silent_for(61).pack())
+    programs.run(Packet(side=SERVER, flags=SYN | ACK, seq=7000, ack=0))
+    assert not Entry.unpack(programs.read(key)).flags & SUPERSEDED
+
+
+# --- all of it ----------------------------------------------------------------------------
+
+
 def test_any_order_of_packets_and_of_what_is_done(programs: Programs) -> None:
     """A model of both sides: what is left, what is done and known, and who has settled."""
     for seed in range(250):
@@ -203,6 +272,7 @@ def test_any_order_of_packets_and_of_what_is_done(programs: Programs) -> None:
         ipv6 = rng.random() < 0.5
         entry = generator.entry(rng)
         entry.ticket = generator.number(rng)
+        entry.flags |= PASSING if rng.random() < 0.1 else 0
         moved = Moved(programs, entry, ipv6=ipv6)
         left, settled = [0, 0], [False, False]
         handled = Handled()

@@ -27,7 +27,7 @@ from support.peers import (
 )
 from support.reading import FIN, RST, SYN, connections
 from support.service import RunningService
-from support.settings import sysctls
+from support.settings import sysctls, wan
 from support.waiting import until
 
 from nfq_zerortt.testbed.network import Testbed
@@ -35,6 +35,9 @@ from nfq_zerortt.testbed.network import Testbed
 LARGE = 200_000
 """Many windows at first, some two hundred segments: scapy needs a second for each side."""
 MANY = 20
+FAR_RTT_MS = 150
+"""So far that the client is done before the server's answer comes, on a busy machine as well; and
+not so far that it repeats, which Linux does after 200 ms."""
 
 
 @pytest.fixture(params=FAMILIES, ids=str)
@@ -97,7 +100,7 @@ def test_both_ways_at_once(
 def test_client_is_connected_before_the_server_knows(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
-    with Captures(network, tmp_path, port) as captures:
+    with wan(network, FAR_RTT_MS), Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
         client = peers.connect(port)
         client.sendall(b"early")
@@ -172,7 +175,7 @@ def test_client_sends_and_closes_before_the_server_answers(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     request = content(5000)
-    with Captures(network, tmp_path, port) as captures:
+    with wan(network, FAR_RTT_MS), Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
         client = peers.connect(port)
         client.sendall(request)
@@ -288,7 +291,7 @@ def test_client_resets_before_the_server_answers(
     tmp_path: Path,
     data: bytes,
 ) -> None:
-    with Captures(network, tmp_path, port) as captures:
+    with wan(network, FAR_RTT_MS), Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
         client = peers.connect(port)
         if data:
@@ -432,4 +435,4 @@ def test_zero_window(
     scale = reader_said[0].number("WScale")
     assert scale is not None
     windows = [p.window << scale for p in reader_said if not p.flags & (SYN | RST)]
-    assert min(windows) < 1400, "the window was meant to close to less than a segment"
+    assert min(windows) < 1428, "the window was meant to close to less than a segment"

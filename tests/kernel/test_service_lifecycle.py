@@ -63,7 +63,8 @@ def test_ends_on_a_signal_and_takes_its_rules_along(
 def test_ends_open_connections_so_that_both_ends_know(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
-    service = RunningService(network, tmp_path)
+    """With the kernel's data path they go on: tests/kernel/test_kernel_survival.py."""
+    service = RunningService(network, tmp_path, "--data-path", "python")
     service.start()
     with Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
@@ -241,7 +242,6 @@ def expect_error(
         (("--client-iface", "eth0", "--server-iface", "eth0"), 2, ("eth0",)),
         ((*BOTH_SIDES, "--strategy", "warp"), 2, ("--strategy", "warp", "hold")),
         ((*BOTH_SIDES, "--data-path", "warp"), 2, ("--data-path", "warp", "python")),
-        ((*BOTH_SIDES, "--data-path", "kernel"), 2, ("--data-path", "kernel", "python")),
         ((*BOTH_SIDES, "--ports", "80,,443"), 2, ("--ports", "80,,443")),
         ((*BOTH_SIDES, "--ports", "70000"), 2, ("--ports", "70000", "65535")),
         ((*BOTH_SIDES, "--ports", "90-80"), 2, ("--ports", "90-80")),

@@ -31,7 +31,7 @@ STRIP_SACK = 0x02
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, section 2.5.5.2
 KEY_BYTES = 36
 _DIRECTION = "8I2QHbBBB2x"
-_FLOW = struct.Struct(f"<{_DIRECTION}{_DIRECTION}3Q8Ii2H3Bx4x")
+_FLOW = struct.Struct(f"<{_DIRECTION}{_DIRECTION}3Q8Ii2H3BxI")
 FLOW_BYTES = _FLOW.size
 _GLANCE = struct.Struct("<Q4xI")  # last_seen, (ticket), flags
 _GLANCE_AT = 2 * struct.calcsize(f"<{_DIRECTION}") + 16
@@ -84,6 +84,7 @@ class FlowEntry(NamedTuple):
     attempts: int
     fast_open: int
     strategy: int
+    syn_end: int
 
 
 class Glance(NamedTuple):
@@ -103,13 +104,6 @@ def pack(to_server: DirectionEntry, to_client: DirectionEntry, flow: FlowEntry) 
         struct.error: a number does not fit.
     """
     return _FLOW.pack(*to_server, *to_client, *flow)
-
-
-def passing(now: int) -> bytes:
-    """Return the entry of a connection that passes untouched; ``now`` in nanoseconds."""
-    return (
-        _GLANCE.pack(now, PASSING).rjust(_GLANCE_AT + _GLANCE.size, b"\0").ljust(FLOW_BYTES, b"\0")
-    )
 
 
 def unpack(data: bytes) -> tuple[DirectionEntry, DirectionEntry, FlowEntry]:

@@ -111,7 +111,7 @@ struct {
 
 /* A TCP header with its options, and room for the longest. */
 struct header {
-	__u8 bytes[TCP_LONGEST];
+	__u8 bytes[TCP_LONGEST + 12];	/* longer than any, so that one bound holds for an option, too */
 };
 
 /* What one packet is about. */
@@ -129,6 +129,12 @@ struct packet {
 static __always_inline int within(__u32 number, __u32 start, __u32 end)
 {
 	return number - start <= end - start;
+}
+
+/* Whether so much time has passed; another processor may have noted a later time meanwhile. */
+static __always_inline int passed(__u64 now, __u64 since, __u64 time)
+{
+	return (__s64)(now - since) > (__s64)time;
 }
 
 static __always_inline __u32 word(const __u8 *at)
@@ -253,6 +259,7 @@ __noinline int change_options(const struct direction *direction, struct header *
 
 		if (at >= length || at >= TCP_LONGEST)
 			return 0;
+		barrier_var(at);	/* older kernels know this bound for this register only */
 		if (at < blank_end) {
 			header[at] = OPTION_NOP;
 			next = at + 1;
@@ -263,7 +270,6 @@ __noinline int change_options(const struct direction *direction, struct header *
 				next = edges_end;
 				continue;
 			}
-			barrier_var(at);
 			shift(&header[at], direction->ack_shift);
 			next = at + 4;
 			continue;
@@ -281,7 +287,6 @@ __noinline int change_options(const struct direction *direction, struct header *
 		if (header[at] == OPTION_TIMESTAMPS && size == TIMESTAMPS_LENGTH) {
 			if (at + TIMESTAMPS_LENGTH > TCP_LONGEST)
 				return 0;
-			barrier_var(at);	/* header + at is made anew, from what is known now */
 			if (direction->strip & STRIP_TIMESTAMPS) {
 				__builtin_memset(&header[at], OPTION_NOP, TIMESTAMPS_LENGTH);
 			} else {
@@ -341,12 +346,12 @@ static __always_inline int must_wait(struct packet *packet, __u64 now)
 	if (!done)
 		return 0;	/* cannot be: the map has that slot */
 	ours = done->ticket == flow->ticket;
-	if (now - flow->handed_over <= LEAVE_FOR_NS &&
+	if (!passed(now, flow->handed_over, LEAVE_FOR_NS) &&
 	    !(ours && own->left && done->amount[side] == own->left)) {
 		__sync_fetch_and_add(&own->left, packet->data ? packet->data : 1);
 		return 1;
 	}
-	if (ours) {
+	if (ours && !passed(now, flow->handed_over, 10 * LEAVE_FOR_NS)) {
 		catch_up(own, done, side);
 		catch_up(packet->other, done, 1 - side);
 	}
@@ -383,6 +388,30 @@ static __always_inline void renumber(struct packet *packet, const struct tcp *tc
 	skb->mark |= MARK_TRANSLATED;
 }
 
+/*
+ * A SYN goes on untouched; the process, if there is one, deals with it. If there is none, a new
+ * connection on the addresses and ports of an old one must be a direct one: when the old one is over,
+ * or is none of ours; or when it has been silent for long, and the server answers the SYN as one
+ * who knows of no connection (else it would send an ACK: RFC 5961, section 4.2).
+ */
+static __always_inline void note_syn(struct packet *packet, const struct tcp *tcp, __u64 now)
+{
+	struct flow *flow = packet->flow;
+	__u32 seq = bpf_ntohl(tcp->seq);
+	int from_client = packet->side == CLIENT;
+
+	if (!(tcp->flags & ACK)) {
+		if (flow->flags & PASSING ||
+		    (flow->flags & ENDED && !(from_client && seq == flow->isn_client)))
+			__sync_fetch_and_or(&flow->flags, SUPERSEDED);
+		else if (from_client && passed(now, flow->last_seen, SILENT_FOR_NS))
+			flow->syn_end = seq + 1;
+	} else if (!from_client && flow->syn_end && bpf_ntohl(tcp->ack) == flow->syn_end &&
+		   seq != flow->isn_server && passed(now, flow->last_seen, SILENT_FOR_NS)) {
+		__sync_fetch_and_or(&flow->flags, SUPERSEDED);
+	}
+}
+
 /* Deals with a TCP segment whose addresses are in the key; size is that of header and data. */
 static __always_inline void carry(struct packet *packet, __u32 size)
 {
@@ -410,25 +439,21 @@ static __always_inline void carry(struct packet *packet, __u32 size)
 	length = (tcp.offset >> 4) * 4;
 	if (length < TCP_HEADER || length > size)
 		return;
-	if (tcp.flags & SYN) {
-		/*
-		 * A new connection on the addresses and ports of one that is over. The process, if
-		 * there is one, begins a new flow; if not, the connection is a direct one.
-		 */
-		if (!(tcp.flags & ACK) && packet->flow->flags & ENDED &&
-		    !(packet->side == CLIENT && bpf_ntohl(tcp.seq) == packet->flow->isn_client))
-			__sync_fetch_and_or(&packet->flow->flags, SUPERSEDED);
-		return;
-	}
 	now = bpf_ktime_get_ns();
-	packet->flow->last_seen = now;
-	if (packet->flow->flags & PASSING) {
-		packet->skb->mark |= MARK_TRANSLATED;
+	if (tcp.flags & SYN) {
+		note_syn(packet, &tcp, now);
 		return;
 	}
+	if (packet->flow->flags & PASSING && passed(now, packet->flow->last_seen, PASSES_FOR_NS))
+		return;
+	packet->flow->last_seen = now;
 	packet->data = size - length;
 	packet->direction->segments += packet->skb->gso_segs ? packet->skb->gso_segs : 1;
 	left = must_wait(packet, now);
+	if (packet->flow->flags & PASSING) {
+		packet->skb->mark |= left ? MARK_LEFT : MARK_TRANSLATED;
+		return;
+	}
 	note(packet, &tcp);
 	if (tcp.flags & (FIN | RST) || packet->flow->flags & (FIN_CLIENT | FIN_SERVER))
 		note_flags(packet, tcp.flags, bpf_ntohl(tcp.seq));

@@ -17,6 +17,8 @@
 #define HANDLED_SLOTS 16384
 #define ENDINGS_BYTES (1 << 18)
 #define LEAVE_FOR_NS 100000000ull	/* so long at most packets are left to the process */
+#define PASSES_FOR_NS 120000000000ull	/* so long after its last packet a passing connection is known */
+#define SILENT_FOR_NS 60000000000ull	/* so long at least both ends of a forgotten flow were silent */
 
 enum { CLIENT, SERVER };
 
@@ -85,6 +87,7 @@ struct flow {
 	__u8 fast_open;
 	__u8 strategy;
 	__u8 unused;
+	__u32 syn_end;	/* the programs': behind the client's SYN on a flow that had long been silent */
 };
 
 /*

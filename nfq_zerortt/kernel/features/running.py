@@ -32,11 +32,17 @@ from nfq_zerortt.kernel.features.privileges import (
 
 
 def require_for_run(
-    client_iface: str, server_iface: str, queue: int = 0, *, with_rules: bool = True
+    client_iface: str,
+    server_iface: str,
+    queue: int = 0,
+    *,
+    workers: int = 1,
+    with_rules: bool = True,
 ) -> None:
     """Raise unless the service can run between these interfaces.
 
-    ``with_rules`` is whether it sets its iptables rules itself.
+    ``workers`` is how many queues it has, from ``queue`` on; ``with_rules`` whether it sets its
+    iptables rules itself.
 
     Raises:
         ConfigError: an interface that is not there, the same one twice, a queue in use.
@@ -50,7 +56,8 @@ def require_for_run(
         needed += [multiport_match, addrtype_match, icmp_match, u32_match, mark_match]
     for probe in needed:
         _require(probe())
-    _require_free_queue(queue)
+    for number in range(queue, queue + workers):
+        _require_free_queue(number)
 
 
 def warnings_for_run(

@@ -33,10 +33,16 @@ class _Begun:
 
 
 class Departures:
-    """Watches what the engine does about SYNs, flow by flow."""
+    """Watches what the engine does about SYNs, flow by flow.
+
+    Attributes:
+        with_data: how many carried data.
+        patience: seconds that the engine may be late, because it is not called.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.with_data = 0
+        self.patience = 0.0
         self._engine = engine
         self._begun: dict[int, _Begun] = {}
         self._kept: set[int] = set()
@@ -69,7 +75,8 @@ class Departures:
         for number in self._kept:
             until = self._begun[number].until
             assert until is not None
-            assert now < until + _ROUNDING_S, f"flow {number}: its SYN is kept back for too long"
+            late = now - until - self.patience
+            assert late < _ROUNDING_S, f"flow {number}: its SYN is kept back for too long"
 
     def _dropped(self, reason: str, raw: bytes, now: float, policy: Policy, limits: Limits) -> None:
         if reason not in ("held", "syn_kept_back"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from nfq_zerortt.config import Limits
@@ -20,6 +21,7 @@ from nfq_zerortt.ports import PortSet
 from nfq_zerortt.wire import flags as fl
 from nfq_zerortt.wire.segment import Segment
 from nfq_zerortt.wire.seqnum import add
+from tests.core.model.carried import CarriedWorld, Kernel
 from tests.core.model.fast_open import FastOpen
 from tests.core.model.mutation import KINDS, mutated
 from tests.core.model.tcp import Profile, Tcp
@@ -122,6 +124,12 @@ FAIR_MOVES = (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 14, 20, 21, 22, 24)
 MOVES = (*FAIR_MOVES, 5, 23, 11, 12, 13, 15, 16, 17, 18, 19)
 """The numbers of all moves, see :func:`_move`; the fair ones break nothing off, and visits are
 little else than handshakes."""
+KERNEL_MOVES = (*MOVES, 21, 22, 25, 26)
+DOWN = (0.0, 0.02, 0.5, 5.0)
+STALLS = (0.005, 0.05, 0.12, 0.4)
+QUEUE_WAITS = (0.0001, 0.0, 0.002, 0.03)
+ROOMS = (1 << 16, 1 << 16, 1 << 16, 3, 1)
+RING_ROOMS = (1 << 12, 1 << 12, 1)
 
 T = TypeVar("T")
 
@@ -143,9 +151,11 @@ class Game:
         isn: int,
         answer: int,
         fast_open: FastOpen,
+        kernel: Kernel | None,
     ) -> None:
         self._visits = 0
-        self.world = World(
+        make = World if kernel is None else partial(CarriedWorld, kernel=kernel)
+        self.world = make(
             policy=policy,
             limits=limits_of(changes),
             server=server,
@@ -247,9 +257,11 @@ class Game:
             window=1000,
             payload=bytes(length),
         ).emit()
-        flow = self.world.engine.find(raw)
+        flow = self.world.find(raw)
         gone = flow is None or flow.state in ENDED or (flow.observed and flow.state in HALF_OPEN)
         spoofed = flow is not None and flow.state is State.SPOOFED and flags & fl.ACK
+        if isinstance(self.world, CarriedWorld) and self.world.is_behind:
+            gone = spoofed = True  # nobody can say what it will meet
         if tcp.is_client and ((flags & fl.SYN and gone) or spoofed):
             self.world.hit.add(tcp.name)
         self.world.inject(raw, Side.CLIENT if tcp.is_client else Side.SERVER)
@@ -269,6 +281,16 @@ class Game:
     def configure(self, policy: Policy, changes: dict[str, int]) -> None:
         """The configuration is read again."""
         self.world.configure(policy, limits_of(changes))
+
+    def kill(self, down: float) -> None:
+        """The process dies, and is started again after ``down`` seconds."""
+        if isinstance(self.world, CarriedWorld):
+            self.world.kill(down)
+
+    def be_slow(self, seconds: float) -> None:
+        """The process gets no processor for a while."""
+        if isinstance(self.world, CarriedWorld):
+            self.world.stall(seconds)
 
     def change_server(self, fast_open: FastOpen, *, key: bool) -> None:
         """The server host gets another key, or is started anew with other settings."""
@@ -308,11 +330,15 @@ class Source:
         return taken
 
 
-def begin(source: Source, policy: Policy | None, fast_open: FastOpen | None) -> Game:
+def begin(
+    source: Source,
+    policy: Policy | None,
+    fast_open: FastOpen | None,
+    kernel: Kernel | bool | None = None,
+) -> Game:
     """Begin a game; what is given here holds, whatever ``source`` says."""
     first = source.choice(POLICIES)
-    return Game(
-        policy or first,
+    given = (
         source.choice(CHANGES),
         source.choice(PROFILES),
         source.choice(DELAYS),
@@ -320,6 +346,11 @@ def begin(source: Source, policy: Policy | None, fast_open: FastOpen | None) -> 
         source.choice(ANSWERS),
         fast_open or source.choice(SERVERS),
     )
+    if not isinstance(kernel, bool):
+        return Game(policy or first, *given, kernel)
+    when_full = source.choice(("python", "python", "pass"))
+    made = Kernel(source.choice(QUEUE_WAITS), source.choice(ROOMS), source.choice(RING_ROOMS))
+    return Game(replace(policy or first, kernel_full=when_full), *given, made)
 
 
 def play(
@@ -328,16 +359,18 @@ def play(
     policy: Policy | None = None,
     fast_open: FastOpen | None = None,
     moves: Sequence[int] = MOVES,
+    kernel: Kernel | bool | None = None,
 ) -> Game:
     """Play a game to its end.
 
-    ``policy`` and ``fast_open``: the ones to begin with; ``moves``: those that there may be.
+    ``policy`` and ``fast_open``: the ones to begin with; ``moves``: those that there may be;
+    ``kernel``: there is a kernel data path, like that or (True) as ``data`` says.
 
     Raises:
         AssertionError: something happened that must not; so does any other exception.
     """
     source = Source(data)
-    game = begin(source, policy, fast_open)
+    game = begin(source, policy, fast_open, kernel)
     # Not all kinds of moves in each game: so some come often enough to meet.
     kinds = source.number(0, (1 << len(moves)) - 1)
     chosen = [move for place, move in enumerate(moves) if kinds >> place & 1] or moves
@@ -411,6 +444,10 @@ def _move(game: Game, source: Source, move: int) -> None:
             world.handshake_fates.extend(source.choice(FATES) for _ in range(source.number(0, 5)))
         case 20:
             game.change_server(source.choice(SERVERS), key=bool(source.number(0, 1)))
+        case 25:
+            game.kill(source.choice(DOWN))
+        case 26:
+            game.be_slow(source.choice(STALLS))
         case _:
             choice = source.number(0, 7)
             if choice == 7 and world.packets > 30 and not world.stopped:

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from nfq_zerortt.config import Limits
-from nfq_zerortt.core.actions import Accept, Action, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
 from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
+from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
 from nfq_zerortt.core.held import cost_of
 from nfq_zerortt.core.negotiation import DEFAULT_WINDOW
@@ -229,11 +230,11 @@ class World:
     def _handshakes_complete(self) -> None:
         """A server whose client is connected learns of it, though neither end says anything."""
         self.run(_LONGEST_SYN_RTO_S)
-        if self.stopped or self.damaged:
+        if self.damaged:
             return
         for tcp in self.client.all():
             ends = self.ends_of(tcp)
-            if tcp.state is State.OPEN:
+            if tcp.state is State.OPEN and not self._is_cut_off(tcp):
                 waits = [end for end in ends if end.state is State.SYN_RECEIVED]
                 assert not waits, f"no third ACK: {waits}"
 
@@ -241,11 +242,13 @@ class World:
         """No end says anything more: the engine must come to rest with nothing left."""
         self._flights.clear()
         for _ in range(_MOST_TICKS):
-            deadline = self.engine.next_deadline()
+            deadline = self._deadline()
             if deadline is None:
                 break
             self.now = max(self.now, deadline)
-            self.engine.tick(self.now)
+            for action in self._due():
+                if isinstance(action, Report):
+                    self._report(action)
         else:
             raise AssertionError("timers without end")
         table = self.engine.table
@@ -257,7 +260,7 @@ class World:
 
     def _next_happening(self) -> float | None:
         times = [tcp.deadline for tcp in self.client.all() + self.server.all() if tcp.deadline]
-        deadline = self.engine.next_deadline()
+        deadline = self._deadline()
         if deadline is not None:
             times.append(deadline)
         if self._flights:
@@ -272,14 +275,22 @@ class World:
                 self._at_end(flight)
             else:
                 self._at_clientnic(flight)
-        deadline = self.engine.next_deadline()
+        deadline = self._deadline()
         if deadline is not None and deadline <= now:
-            self._carry_out(None, self.engine.tick(now), None)
-            after = self.engine.next_deadline()
+            self._carry_out(None, self._due(), None)
+            after = self._deadline()
             assert after is None or after > now, "a timer that is due stays due"
         for tcp in self.client.all() + self.server.all():
             if tcp.deadline is not None and tcp.deadline <= now:
                 tcp.timer(now)
+
+    def _deadline(self) -> float | None:
+        """When ClientNIC has something to do next that no packet asks for."""
+        return self.engine.next_deadline()
+
+    def _due(self) -> Actions:
+        """Let it do that."""
+        return self.engine.tick(self.now)
 
     def _rest(self) -> None:
         """Run until the connections have ended, or for longer than any of them may take."""
@@ -330,10 +341,22 @@ class World:
     # --- ClientNIC ------------------------------------------------------------------------
 
     def _at_clientnic(self, flight: Flight) -> None:
-        raw, side = flight.raw, flight.side
         self.packets += 1
-        self.trace.append((self.now, side, raw))
-        before = self.engine.find(raw)
+        self.trace.append((self.now, flight.side, flight.raw))
+        self._arrives(flight)
+
+    def _arrives(self, flight: Flight) -> None:
+        """A packet has arrived at ClientNIC."""
+        self._decide(flight)
+
+    def find(self, raw: bytes) -> Flow | None:
+        """Return the flow that a packet belongs to as ClientNIC knows it."""
+        return self.engine.find(raw)
+
+    def _decide(self, flight: Flight) -> None:
+        """Let the engine decide about a packet, and carry that out."""
+        raw, side = flight.raw, flight.side
+        before = self.find(raw)
         flow_name = before.isn_client if before else None
         actions = self.engine.packet(raw, side, self.now)
         verdicts = [action for action in actions if isinstance(action, Accept | Drop | Replace)]
@@ -350,12 +373,12 @@ class World:
         it has spoofed and forgotten since.
         """
         if flow_name is None:
-            return name not in self._spoofed or self.engine.find(raw) is not None
+            return name not in self._spoofed or self.find(raw) is not None
         return name == flow_name or bool(look(raw).flags & SYN and not look(raw).flags & ACK)
 
     def _note(self, raw: bytes) -> None:
         """Remember which of the client's connections a 4-tuple stands for now."""
-        flow = self.engine.find(raw)
+        flow = self.find(raw)
         if flow is None:
             return
         client = (flow.client[:-2], int.from_bytes(flow.client[-2:], "big"))
@@ -394,10 +417,15 @@ class World:
                 assert undecided
                 undecided = False
                 if not isinstance(action, Drop):
-                    raw = action.data if isinstance(action, Replace) else flight.raw
-                    other = Side.SERVER if flight.side is Side.CLIENT else Side.CLIENT
-                    self._fly(raw, other, to_end=True, name=flight.name, honest=flight.honest)
+                    self._pass_on(
+                        flight, action.data if isinstance(action, Replace) else flight.raw
+                    )
         self.check_bounds()
+
+    def _pass_on(self, flight: Flight, raw: bytes) -> None:
+        """Forward a packet, as it came or changed."""
+        other = Side.SERVER if flight.side is Side.CLIENT else Side.CLIENT
+        self._fly(raw, other, to_end=True, name=flight.name, honest=flight.honest)
 
     def _client_is_told(self, actions: list[Action]) -> None:
         """A client that cannot be served learns of it at once."""
@@ -483,7 +511,8 @@ class World:
 
     def _has_ended_well(self, tcp: Tcp) -> None:
         ends = self.ends_of(tcp)
-        if self.stopped and tcp.name in self._spoofed:
+        cut_off = self._is_cut_off(tcp)
+        if cut_off and tcp.name in self._spoofed:
             return  # it had to be reset, and the RST may have been lost
         if not tcp.ended:
             assert self._may_hang(tcp), f"hangs: {tcp}"
@@ -494,22 +523,17 @@ class World:
             for end in ends
         )
         if complete and delivered:
-            flow = self.engine.table.paths.get(
-                tcp.local[0]
-                + tcp.peer[0]
-                + tcp.local[1].to_bytes(2, "big")
-                + tcp.peer[1].to_bytes(2, "big")
-            )
+            flow = self._flow_of(tcp)
             known = len(ends) == 1 and self._window_was_kept()
-            if flow is not None and flow.flow.isn_client == tcp.name and known:
-                assert flow.flow.state in ENDED, f"both ends are closed: {flow.flow}"
+            if flow is not None and flow.isn_client == tcp.name and known:
+                assert flow.state in ENDED, f"both ends are closed: {flow}"
             return
         reasons = self.reasons.get(tcp.name, set())
         excused = (
             tcp.aborted
             or any(end.aborted for end in ends)
             or tcp.peer[1] not in self.server.listening
-            or self.stopped
+            or cut_off
             or tcp.name in self.hit
             or self._was_idle(tcp)
             or "unreachable" in reasons  # a quoted SYN: direct, it would fail alike
@@ -521,6 +545,10 @@ class World:
             return
         excused = excused or (delivered and self._may_hang(tcp))
         assert excused, f"did not complete: {tcp} {ends} {reasons}"
+
+    def _is_cut_off(self, tcp: Tcp) -> bool:
+        """Tell whether the connection depended on a service that is gone."""
+        return self.stopped
 
     def _may_hang(self, tcp: Tcp) -> bool:
         """Tell whether its flow had ended and was forgotten before the last FIN's ACK got through.
@@ -538,6 +566,11 @@ class World:
         timeout = "timeout" in self.reasons.get(tcp.name, set())
         return timeout and self.now - tcp.opened_at > self._shortest_idle
 
+    def _flow_of(self, tcp: Tcp) -> Flow | None:
+        """Return the flow on the 4-tuple of one of the client's connections."""
+        path = self.engine.table.paths.get(client_key(tcp))
+        return None if path is None else path.flow
+
     def _window_was_kept(self) -> bool:
         """Tell whether the server has the window that the spoofed SYN-ACK promises at first.
 
@@ -548,6 +581,12 @@ class World:
     def _trouble_of(self, tcp: Tcp) -> float:
         """For how long the network was bad in the connection's life."""
         return sum(max(end - max(start, tcp.opened_at), 0.0) for start, end in self._trouble)
+
+
+def client_key(tcp: Tcp) -> bytes:
+    """Return the 4-tuple of one of the client's connections."""
+    ports = tcp.local[1].to_bytes(2, "big") + tcp.peer[1].to_bytes(2, "big")
+    return tcp.local[0] + tcp.peer[0] + ports
 
 
 def _is_tight(limits: Limits) -> bool:

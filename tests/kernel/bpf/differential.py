@@ -10,7 +10,7 @@ from typing import Any
 
 from bpf import generator
 from bpf.loaded import Programs
-from bpf.packets import ETHERNET, FLAG_NAMES, SYN, Fate, Packet, key_of
+from bpf.packets import ACK, ETHERNET, FLAG_NAMES, SYN, Fate, Packet, key_of
 from bpf.record import (
     ENDED,
     FLAGS,
@@ -42,6 +42,8 @@ class Pair:
         """Write the entry into the map, and make the flow in the core."""
         self._programs = programs
         self.key = key_of(ipv6)
+        # What has been silent for long is another matter: tests of its own have that.
+        entry.last_seen = entry.last_seen or time.monotonic_ns()
         self._value = entry.pack()
         programs.write(self.key, self._value)
         programs.endings()
@@ -95,7 +97,9 @@ class Pair:
                 faults.append(f"must be left alone, has the mark {mark:#x}")
             return faults + self._after_left_alone(packet, before, after, records)
         if flags & PASSING:
-            expected, expected_mark = frame, packet.mark | MARK_TRANSLATED
+            self._reference.pass_by(packet, left=left)
+            expected = frame
+            expected_mark = packet.mark | (MARK_LEFT if left else MARK_TRANSLATED)
         elif left:
             self._reference.leave(packet)
             expected, expected_mark = frame, packet.mark | MARK_LEFT
@@ -120,7 +124,10 @@ class Pair:
         self, packet: Packet, before: bytes, after: bytes, records: list[bytes]
     ) -> list[str]:
         wanted = Entry.unpack(before)
-        if packet.flags & SYN and packet.kind == "plain" and not wanted.flags & SUPERSEDED:
+        is_syn = packet.flags & SYN and packet.kind == "plain"
+        if is_syn and wanted.flags & PASSING:
+            wanted.flags |= 0 if packet.flags & ACK else SUPERSEDED
+        elif is_syn and not wanted.flags & SUPERSEDED:
             self._reference.see_syn(packet)
             if self._reference.superseded:
                 wanted.flags |= SUPERSEDED

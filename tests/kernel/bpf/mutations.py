@@ -21,7 +21,7 @@ class Mutant(NamedTuple):
 
 PROGRAMS = [
     # What is renumbered.
-    Mutant("TSecr without ACK", "if (has_ack)\t/* else it", "if (1)\t/* else it"),
+    Mutant("TSecr without ACK", "if (has_ack)\t/* else it", "if (has_ack >= 0)\t/* else it"),
     Mutant("ack without ACK", "if (has_ack)\n\t\tchanged->ack", "changed->ack"),
     Mutant("seq not shifted", "bpf_htonl(bpf_ntohl(tcp->seq) + own->seq_shift)", "tcp->seq"),
     Mutant(
@@ -321,10 +321,9 @@ PROGRAMS = [
     Mutant("done: window not taken", "\t\tdirection->window = done->window[side];\n", ""),
     Mutant("done: data not counted", "\t\tdirection->octets += ahead;\n", ""),
     Mutant(
-        "passing: not marked",
-        "if (packet->flow->flags & PASSING) {\n\t\tpacket->skb->mark |= MARK_TRANSLATED;",
-        "if (packet->flow->flags & PASSING) {",
+        "passing: not marked", "|= left ? MARK_LEFT : MARK_TRANSLATED;", "|= left ? MARK_LEFT : 0;"
     ),
+    Mutant("passing: not left", "|= left ? MARK_LEFT : MARK_TRANSLATED;", "|= MARK_TRANSLATED;"),
     Mutant("passing: translated", "if (packet->flow->flags & PASSING) {", "if (0) {"),
     Mutant(
         "passing: SYNs, too",

@@ -36,7 +36,7 @@ HANDLED_SLOTS = 16384
 LEAVE_FOR_NS = 100_000_000
 
 _NUMBERS = struct.Struct("=8I2QHbBBB2x")
-_REST = struct.Struct("=3Q8Ii2H4B4x")
+_REST = struct.Struct("=3Q8Ii2H4BI")
 ENDING = struct.Struct("=36sI")
 _HANDLED = struct.Struct("=I2I2I2I2I4x")
 ENTRY_SIZE = 2 * _NUMBERS.size + _REST.size
@@ -87,6 +87,7 @@ class Entry:
     fast_open: int = 0
     strategy: int = 0
     unused: int = 0
+    syn_end: int = 0
 
     def of(self, side: int) -> Numbers:
         """Return the numbers of what a side sends."""

@@ -80,6 +80,13 @@ class Reference:
         self.carry(packet)
         self._entry.of(packet.side).left += packet.payload or 1
 
+    def pass_by(self, packet: Packet, *, left: bool) -> None:
+        """Take in a packet of a connection that passes untouched: it is counted, and no more."""
+        path = self._flow.from_client if packet.side == CLIENT else self._flow.from_server
+        path.direction.segments += packet.gso_segments or 1
+        if left:
+            self._entry.of(packet.side).left += packet.payload or 1
+
     def settle(self, side: int, handled: Handled | None) -> None:
         """From now on nothing of a side is left; what the process has done, the kernel takes in."""
         self._entry.of(side).settled = 1
