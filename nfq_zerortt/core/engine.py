@@ -141,8 +141,7 @@ class Engine:
 
     def _count_on(self, highest: int) -> None:
         """See that the next number is higher than that."""
-        steps = -(-(highest - self._count) // self._step)
-        self._count += max(steps, 0) * self._step
+        self._count += max((highest - self._count) // self._step, 0) * self._step
 
     def _next_number(self) -> int:
         self._count += self._step

@@ -6,12 +6,14 @@ from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.endpoints import endpoint_text, server_text
 from nfq_zerortt.core.held import Duplicates, Held
-from nfq_zerortt.core.negotiation import Offer
+from nfq_zerortt.core.negotiation import DEFAULT_WINDOW, Offer
 from nfq_zerortt.core.states import ENDED, TRANSLATING, Event, State, after
+from nfq_zerortt.wire.flags import ACK
 from nfq_zerortt.wire.options import OptionSet
 from nfq_zerortt.wire.seqnum import add, distance, within
 from nfq_zerortt.wire.view import SegmentView
 
+_ACK_SLACK = 1 << 16  # bytes: what is seen may be a little behind, or ahead
 UNLIMITED = 1 << 16
 """Longer than any packet: none has to be split."""
 
@@ -308,6 +310,19 @@ class Flow:
         window = receiver.window << receiver.scale
         return within(number, receiver.last_ack, add(receiver.last_ack, window + 1 + slack))
 
+    def believes_fin(self, side: Side, view: SegmentView) -> bool:
+        """Tell whether a FIN of ``side`` fits to what both sides have said.
+
+        Its end, and what it acknowledges: a stranger has to guess both.
+        """
+        sent = self.to_server if side is Side.CLIENT else self.to_client
+        lowest, highest = add(sent.last_ack, -_ACK_SLACK), add(sent.other.next_seq, _ACK_SLACK)
+        return (
+            bool(view.flags & ACK)
+            and within(add(view.ack, sent.ack_shift), lowest, highest)
+            and self.in_window(side, view.end_seq, DEFAULT_WINDOW)
+        )
+
     def is_exact(self, side: Side, number: int) -> bool:
         """Tell whether a RST with that number surely ends the connection (RFC 5961, section 3.2).
 
@@ -322,12 +337,14 @@ class Flow:
         return exact or (fin_end is not None and number == add(fin_end, -1))
 
     def fins_acknowledged(self) -> bool:
-        """Tell whether each side has acknowledged the other's FIN."""
+        """Tell whether each side has acknowledged the other's FIN.
+
+        Exactly: nobody acknowledges more than that, unless it was a stranger's.
+        """
         if self.client_fin_end is None or self.server_fin_end is None:
             return False
-        by_server = distance(self.client_fin_end, self.to_client.last_ack)
-        by_client = distance(self.server_fin_end, self.to_server.last_ack)
-        return by_server >= 0 and by_client >= 0
+        by_server = self.to_client.last_ack == self.client_fin_end
+        return by_server and self.to_server.last_ack == self.server_fin_end
 
     def __repr__(self) -> str:
         return f"<Flow {self.number} {self.name} {self.state.name}>"

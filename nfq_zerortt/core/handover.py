@@ -249,7 +249,9 @@ class Handover:
             self._moving[client_key] = _Moving(flow, flow.state)
             self._passing.append((now + SETTLED_S, client_key))
         while self._passing and self._passing[0][0] < now:
-            self._moving.pop(self._passing.popleft()[1], None)
+            _, settled = self._passing.popleft()
+            if settled in self._moving and self._moving[settled].flow.passing:
+                self._moving.pop(settled).flow.dissolve()
 
     def still_passes(self, flow: Flow, now: float) -> bool:
         """Tell whether such a connection may still be there; if not, forget it."""

@@ -14,7 +14,6 @@ from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Sen
 from nfq_zerortt.core.endings import Endings
 from nfq_zerortt.core.flow import Flow, Path
 from nfq_zerortt.core.handshake import Handshake
-from nfq_zerortt.core.negotiation import DEFAULT_WINDOW
 from nfq_zerortt.core.states import ENDED, Event, State
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
@@ -46,7 +45,7 @@ class Stream:
         if flow.quiet_until and self._is_needless(path, view, now):
             return [Drop("spurious_retransmission")]
         actions = self._translated(path, view)
-        if flags & FIN and flow.in_window(side, view.end_seq, DEFAULT_WINDOW):
+        if flags & FIN and flow.believes_fin(side, view):
             flow.note_fin(side, view.end_seq)
             if flow.state is State.CLOSING:
                 self._endings.expect(flow, now)

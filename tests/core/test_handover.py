@@ -13,7 +13,7 @@ from nfq_zerortt.core.actions import Accept, Action, Drop, Replace, Report, Send
 from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.flow import Flow, reverse_key
-from nfq_zerortt.core.handover import SETTLED_S, WAIT_S
+from nfq_zerortt.core.handover import AGAIN_S, SETTLED_S, WAIT_S
 from nfq_zerortt.core.packets import is_intact
 from nfq_zerortt.core.states import State
 from nfq_zerortt.kernel.bpf import layout
@@ -685,6 +685,8 @@ def test_a_fragment_is_translated_here(bench: Bench, seen: bool) -> None:
     view = look(bench.verdict.data)
     assert (view.seq, view.ack) == (add(bench.spoofed[PORT], 1), add(C, 1))
     assert (len(bench.engine.table), len(bench.maps)) == ((0, 1) if seen else (1, 0))
+    bench.wait(AGAIN_S)
+    assert bench.entry().to_client.octets == 24, "the kernel has it again"
 
 
 def test_a_reset_that_the_kernel_does_not_understand_ends_the_flow_here(bench: Bench) -> None:

@@ -154,8 +154,9 @@ def test_once_settled_it_stays_so(programs: Programs, side: int) -> None:
 def test_an_end_that_is_left_is_noted(programs: Programs, side: int, flags: int) -> None:
     """The process sees it as well, or takes the flow back when it is told."""
     moved = Moved(programs)
-    seq = moved.entry.of(1 - side).last_ack
-    moved.sends(Packet(side=side, seq=seq, flags=flags), left=True)
+    seq, own = moved.entry.of(1 - side).last_ack, moved.entry.of(side)
+    ack = (own.last_ack - own.ack_shift) % (1 << 32)
+    moved.sends(Packet(side=side, seq=seq, ack=ack, flags=flags), left=True)
     assert moved.entry.flags
 
 

@@ -201,9 +201,11 @@ static __always_inline void end(struct packet *packet, __u32 how)
 	bpf_ringbuf_submit(record, 0);
 }
 
-/* FIN and RST, as in Stream.carry(), Flow.in_window(), Flow.is_exact() and Flow.note_fin(). */
-static __always_inline void note_flags(struct packet *packet, __u8 flags, __u32 seq)
+/* FIN and RST, as in Stream.carry(), Flow.believes_fin(), Flow.is_exact() and Flow.note_fin(). */
+static __always_inline void note_flags(struct packet *packet, const struct tcp *tcp)
 {
+	__u32 seq = bpf_ntohl(tcp->seq), ack = bpf_ntohl(tcp->ack);
+	__u8 flags = tcp->flags;
 	struct direction *own = packet->direction, *other = packet->other;
 	struct flow *flow = packet->flow;
 	__u32 fin = packet->side == CLIENT ? FIN_CLIENT : FIN_SERVER;
@@ -212,7 +214,9 @@ static __always_inline void note_flags(struct packet *packet, __u8 flags, __u32 
 		__u32 end_seq = seq + packet->data + 1;
 		__u32 window = (__u32)other->window << (other->scale & 15);
 
-		if (within(end_seq, other->last_ack, other->last_ack + window + 1 + FIN_SLACK)) {
+		if (flags & ACK &&
+		    within(ack + own->ack_shift, own->last_ack - SLACK, other->next_seq + SLACK) &&
+		    within(end_seq, other->last_ack, other->last_ack + window + 1 + FIN_SLACK)) {
 			__u32 ahead = end_seq - own->next_seq;
 
 			own->fin_end = end_seq;
@@ -231,8 +235,7 @@ static __always_inline void note_flags(struct packet *packet, __u8 flags, __u32 
 		    (flow->flags & fin && seq == own->fin_end - 1))
 			end(packet, packet->side == CLIENT ? RST_CLIENT : RST_SERVER);
 	} else if ((flow->flags & (FIN_CLIENT | FIN_SERVER)) == (FIN_CLIENT | FIN_SERVER) &&
-		   other->last_ack - own->fin_end < HALF &&
-		   own->last_ack - other->fin_end < HALF) {
+		   other->last_ack == own->fin_end && own->last_ack == other->fin_end) {
 		end(packet, FINS_ACKNOWLEDGED);
 	}
 }
@@ -456,7 +459,7 @@ static __always_inline void carry(struct packet *packet, __u32 size)
 	}
 	note(packet, &tcp);
 	if (tcp.flags & (FIN | RST) || packet->flow->flags & (FIN_CLIENT | FIN_SERVER))
-		note_flags(packet, tcp.flags, bpf_ntohl(tcp.seq));
+		note_flags(packet, &tcp);
 	if (left)
 		packet->skb->mark |= MARK_LEFT;
 	else

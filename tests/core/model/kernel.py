@@ -17,10 +17,10 @@ from nfq_zerortt.carrier import flow_from
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.flow import Flow, reverse_key
-from nfq_zerortt.core.negotiation import DEFAULT_WINDOW
 from nfq_zerortt.kernel.bpf import layout
 from nfq_zerortt.kernel.bpf.layout import DirectionEntry, FlowEntry
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
+from nfq_zerortt.wire.view import SegmentView, look
 
 _NS = 1_000_000_000
 _IPV4_FRAGMENT = 0x3FFF
@@ -211,18 +211,15 @@ class Programs:
         changed = path.direction.translate(raw[: headers.end], headers.tcp)
         flags = raw[headers.tcp + 13]
         if flags & (FIN | RST) or entry.rest["flags"] & (layout.FIN_CLIENT | layout.FIN_SERVER):
-            seq = int.from_bytes(raw[headers.tcp + 4 : headers.tcp + 8], "big")
-            self._note_flags(entry, flow, side, flags, seq, length)
+            self._note_flags(entry, flow, side, look(raw))
         for sender, direction in ((Side.CLIENT, flow.to_server), (Side.SERVER, flow.to_client)):
             _write(entry.directions[sender], direction)
         return changed + raw[headers.end :]
 
-    def _note_flags(
-        self, entry: _Entry, flow: Flow, side: Side, flags: int, seq: int, length: int
-    ) -> None:
+    def _note_flags(self, entry: _Entry, flow: Flow, side: Side, view: SegmentView) -> None:
         rest = entry.rest
-        end_seq = (seq + length + 1) & _UINT32
-        if flags & FIN and flow.in_window(side, end_seq, DEFAULT_WINDOW):
+        flags, seq, end_seq = view.flags, view.seq, view.end_seq
+        if flags & FIN and flow.believes_fin(side, view):
             entry.directions[side]["fin_end"] = end_seq
             rest["flags"] |= _FINS[side]
             if side is Side.CLIENT:

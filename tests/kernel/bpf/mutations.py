@@ -180,12 +180,12 @@ PROGRAMS = [
         "== (FIN_CLIENT | FIN_SERVER) &&\n\t\t   other",
         "!= 0 &&\n\t\t   other",
     ),
-    Mutant("FINs: own not acknowledged", "other->last_ack - own->fin_end < HALF &&", "1 &&"),
-    Mutant("FINs: other's not acknowledged", "own->last_ack - other->fin_end < HALF)", "1)"),
+    Mutant("FINs: own not acknowledged", "other->last_ack == own->fin_end &&", "1 &&"),
+    Mutant("FINs: other's not acknowledged", "own->last_ack == other->fin_end)", "1)"),
     Mutant(
         "FINs: only the number itself",
-        "other->last_ack - own->fin_end < HALF &&",
         "other->last_ack == own->fin_end &&",
+        "other->last_ack - own->fin_end < HALF &&",
     ),
     Mutant(
         "later ACKs not looked at",
@@ -387,15 +387,15 @@ REFERENCE = [
     Mutant("core: FIN in the window", "window + 1 + slack)", "window + slack)", FLOW),
     Mutant(
         "core: FINs acknowledged",
-        "return by_server >= 0 and by_client >= 0",
-        "return by_server >= 0",
+        "return by_server and self.to_server.last_ack == self.server_fin_end",
+        "return by_server",
         FLOW,
     ),
     Mutant(
         "core: FIN without slack",
-        "flow.in_window(side, view.end_seq, DEFAULT_WINDOW)",
-        "flow.in_window(side, view.end_seq)",
-        STREAM,
+        "self.in_window(side, view.end_seq, DEFAULT_WINDOW)",
+        "self.in_window(side, view.end_seq)",
+        FLOW,
     ),
     Mutant(
         "core: RST after the end",
