@@ -46,8 +46,8 @@ class Direction:
             means by it.
         other: the other direction of the flow. What a segment says is believed only if it fits
             to that: it acknowledges nothing that was not sent, and lies within the window (or
-            not far behind: it may have been promised more by us). So a stranger's guess does not
-            count.
+            not far behind: it may have been promised more by us). Data counts only with an
+            acknowledgement that is about right. So a stranger's guess does not count.
         octets: data bytes sent, repetitions not counted.
         segments: how many segments were translated.
     """
@@ -93,6 +93,11 @@ class Direction:
         one.other, other.other = other, one
         return one, other
 
+    def fits(self, ack: int) -> bool:
+        """Tell whether the sender may acknowledge that, or not far from it."""
+        newest = (self.other.next_seq - self.last_ack) & _MASK
+        return (ack - self.last_ack + _SLACK) & _MASK <= newest + 2 * _SLACK
+
     @property
     def progress(self) -> tuple[int, int, int]:
         """How far the sender has come: it changes with each segment that says anything new."""
@@ -105,13 +110,14 @@ class Direction:
         overtaken by a later one.
         """
         other = self.other
-        if (
-            ack is not None
-            and (ack - self.last_ack) & _MASK <= (other.next_seq - self.last_ack) & _MASK
-        ):
+        if ack is None:
+            return  # nothing is sent without, once there is a connection
+        newer, newest = (ack - self.last_ack) & _MASK, (other.next_seq - self.last_ack) & _MASK
+        fits = (newer + _SLACK) & _MASK <= newest + 2 * _SLACK
+        if newer <= newest:
             self.last_ack = ack
             self.window = window
-        if length:
+        if length and fits:
             ahead = (seq + length - self.next_seq) & _MASK
             room = other.last_ack + (other.window << other.scale) + _SLACK - self.next_seq
             if ahead <= room & _MASK < _HALF:
@@ -161,11 +167,13 @@ class Direction:
         new_ack = (ack + self.ack_shift) & _MASK
         # As in _note(), without the call.
         other = self.other
-        if (new_ack - self.last_ack) & _MASK <= (other.next_seq - self.last_ack) & _MASK:
+        newer, newest = (new_ack - self.last_ack) & _MASK, (other.next_seq - self.last_ack) & _MASK
+        fits = (newer + _SLACK) & _MASK <= newest + 2 * _SLACK
+        if newer <= newest:
             self.last_ack = new_ack
             self.window = window
         length = len(raw) - tcp - 32
-        if length:
+        if length and fits:
             ahead = (seq + length - self.next_seq) & _MASK
             room = other.last_ack + (other.window << other.scale) + _SLACK - self.next_seq
             if ahead <= room & _MASK < _HALF:

@@ -13,7 +13,6 @@ from nfq_zerortt.wire.options import OptionSet
 from nfq_zerortt.wire.seqnum import add, distance, within
 from nfq_zerortt.wire.view import SegmentView
 
-_ACK_SLACK = 1 << 16  # bytes: what is seen may be a little behind, or ahead
 UNLIMITED = 1 << 16
 """Longer than any packet: none has to be split."""
 
@@ -316,10 +315,9 @@ class Flow:
         Its end, and what it acknowledges: a stranger has to guess both.
         """
         sent = self.to_server if side is Side.CLIENT else self.to_client
-        lowest, highest = add(sent.last_ack, -_ACK_SLACK), add(sent.other.next_seq, _ACK_SLACK)
         return (
             bool(view.flags & ACK)
-            and within(add(view.ack, sent.ack_shift), lowest, highest)
+            and sent.fits(add(view.ack, sent.ack_shift))
             and self.in_window(side, view.end_seq, DEFAULT_WINDOW)
         )
 

@@ -234,6 +234,10 @@ class Handover:
 
         There is room for so many, since a stranger's packets look the same.
         """
+        while self._passing and self._passing[0][0] < now:
+            _, settled = self._passing.popleft()
+            if settled in self._moving and self._moving[settled].flow.passing:
+                self._moving.pop(settled).flow.dissolve()
         if not self.enabled or self.passing >= self.max_passing or client_key in self._moving:
             return
         there = self.carrier.find(client_key)
@@ -248,10 +252,6 @@ class Handover:
             self.passing += 1
             self._moving[client_key] = _Moving(flow, flow.state)
             self._passing.append((now + SETTLED_S, client_key))
-        while self._passing and self._passing[0][0] < now:
-            _, settled = self._passing.popleft()
-            if settled in self._moving and self._moving[settled].flow.passing:
-                self._moving.pop(settled).flow.dissolve()
 
     def still_passes(self, flow: Flow, now: float) -> bool:
         """Tell whether such a connection may still be there; if not, forget it."""

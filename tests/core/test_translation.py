@@ -162,12 +162,31 @@ def test_octets_count_what_is_new(isn: int, delta: int, pieces: list[tuple[int, 
     up, down = Direction.pair(isn)
     up.ack_shift = delta
     down.last_ack = isn
+    up.last_ack = down.next_seq = delta
     highest = 0
     for offset, length in pieces:
         up.translate(plain(add(isn, offset), length, 0), 20)
         highest = max(highest, offset + length if length else 0)
     assert up.octets == highest
     assert up.next_seq == add(isn, highest)
+
+
+@pytest.mark.parametrize("stamped", [False, True], ids=["plain", "stamped"])
+@pytest.mark.parametrize(
+    ("ack", "counts"),
+    [(0, True), (1000, True), (-65536, True), (66536, True), (-65537, False), (66537, False)],
+)
+def test_data_counts_only_with_an_acknowledgement_that_fits(
+    ack: int, counts: bool, stamped: bool
+) -> None:
+    """A stranger has to guess it: the server has sent 1000 bytes that are not acknowledged."""
+    up, down = Direction.pair(5)
+    down.last_ack = 5
+    up.last_ack, down.next_seq = 100, 1100
+    options = (opt.NOP_OPTION, opt.NOP_OPTION, opt.timestamps(1, 2)) if stamped else ()
+    raw = Segment.parse(plain(5, 10, add(100, ack)))
+    up.translate(replace(raw, options=options).emit(), 20)
+    assert up.octets == (10 if counts else 0)
 
 
 @given(strategies.uint32, strategies.uint32, strategies.uint32, strategies.uint32)

@@ -165,17 +165,30 @@ static __always_inline __u16 rescaled(__u16 window, __s8 by)
 	return wide ? wide : window != 0;
 }
 
+/* Whether a segment acknowledges what it may, or not far from that: a stranger has to guess it. */
+static __always_inline int fits_ack(const struct packet *packet, __u32 ack)
+{
+	__u64 newer = (__u32)(ack - packet->direction->last_ack + SLACK);
+	__u64 newest = (__u32)(packet->other->next_seq - packet->direction->last_ack);
+
+	return newer <= newest + 2 * SLACK;
+}
+
 /* Takes in how far the sender has come: Direction._note(). */
 static __always_inline void note(struct packet *packet, const struct tcp *tcp)
 {
 	struct direction *own = packet->direction, *other = packet->other;
 	__u32 seq = bpf_ntohl(tcp->seq), ack = bpf_ntohl(tcp->ack) + own->ack_shift;
 
-	if (tcp->flags & ACK && within(ack, own->last_ack, other->next_seq)) {
+	int fits = fits_ack(packet, ack);
+
+	if (!(tcp->flags & ACK))
+		return;
+	if (within(ack, own->last_ack, other->next_seq)) {
 		own->last_ack = ack;
 		own->window = bpf_ntohs(tcp->window);
 	}
-	if (packet->data) {
+	if (packet->data && fits) {
 		__u32 ahead = seq + packet->data - own->next_seq;
 		__u32 room = other->last_ack + ((__u32)other->window << (other->scale & 15)) +
 			     SLACK - own->next_seq;
@@ -214,8 +227,7 @@ static __always_inline void note_flags(struct packet *packet, const struct tcp *
 		__u32 end_seq = seq + packet->data + 1;
 		__u32 window = (__u32)other->window << (other->scale & 15);
 
-		if (flags & ACK &&
-		    within(ack + own->ack_shift, own->last_ack - SLACK, other->next_seq + SLACK) &&
+		if (flags & ACK && fits_ack(packet, ack + own->ack_shift) &&
 		    within(end_seq, other->last_ack, other->last_ack + window + 1 + FIN_SLACK)) {
 			__u32 ahead = end_seq - own->next_seq;
 
