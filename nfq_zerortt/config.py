@@ -21,6 +21,8 @@ from nfq_zerortt.ports import ALL_PORTS, PortSet
 DEFAULT_CONFIG = Path("/etc/nfq-zerortt/config.toml")
 DEFAULT_CONTROL_SOCKET = "/run/nfq-zerortt/control.sock"
 
+MOST_WORKERS = 16
+
 STRATEGIES = ("auto", "hold", "fastopen", "observe")
 DATA_PATHS = ("auto", "python", "kernel")
 WHEN_FULL = ("python", "pass")
@@ -72,6 +74,18 @@ class Limits:
     time_wait_s: int = 65
     reset_linger_s: int = 10
 
+    def share(self, number: int, of: int) -> Limits:
+        """Return the limits of one worker; ``number`` is 0 for the first ``of`` so many.
+
+        What counts for all flows together is shared out, so that the sums are what was promised.
+        """
+        return replace(
+            self, **{name: (getattr(self, name) + of - 1 - number) // of for name in _SHARED}
+        )
+
+
+_SHARED = ("max_flows", "max_half_open", "held_bytes_total", "unanswered_per_prefix")
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -79,8 +93,9 @@ class Config:
 
     ``realtime`` asks for the scheduling class SCHED_FIFO (sched(7)): a SYN is then not kept
     waiting by whatever else the machine does. ``kernel_full`` says what becomes of new flows while
-    the kernel has no room for more: they stay with Python, or pass untouched. ``control_socket``
-    and ``state_file`` may be empty: then there is none.
+    the kernel has no room for more: they stay with Python, or pass untouched. ``workers``: so many
+    processes handle packets, by queues from ``queue`` on. ``control_socket`` and ``state_file`` may
+    be empty: then there is none.
     """
 
     client_iface: str = ""
@@ -91,6 +106,7 @@ class Config:
     ports: PortSet = ALL_PORTS
     fast_open_ports: PortSet = FAST_OPEN_PORTS
     queue: int = 0
+    workers: int = 1
     rules: bool = True
     realtime: bool = True
     log_format: str = "json"
@@ -149,6 +165,7 @@ _ALLOWED: Mapping[str, tuple[str, ...]] = {
 }
 _RANGES: Mapping[str, tuple[int, int]] = {
     "queue": (0, 65535),
+    "workers": (1, MOST_WORKERS),
     "max_flows": (1, 10_000_000),
     "max_half_open": (1, 10_000_000),
     "held_bytes_per_flow": (0, 1 << 30),

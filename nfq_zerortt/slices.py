@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import TypeVar
 
 SLICE_S = 0.00025
@@ -24,6 +24,20 @@ def slices(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     made: list[_Item] = []
     until = time.monotonic() + SLICE_S
     for item in items:
+        made.append(item)
+        if time.monotonic() >= until:
+            yield made
+            made = []
+            until = time.monotonic() + SLICE_S
+    if made:
+        yield made
+
+
+async def async_slices(items: AsyncIterable[_Item]) -> AsyncIterator[list[_Item]]:
+    """Give the items of an asynchronous iterator as :func:`slices` does."""
+    made: list[_Item] = []
+    until = time.monotonic() + SLICE_S
+    async for item in items:
         made.append(item)
         if time.monotonic() >= until:
             yield made

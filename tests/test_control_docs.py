@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nfq_zerortt.answers import requests
+from nfq_zerortt.answers import Answers
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import descriptions
 from nfq_zerortt.core.engine import Engine
@@ -14,6 +14,7 @@ from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.remembered import by_server, counts, records, restore
 from nfq_zerortt.observe import control
 from nfq_zerortt.slices import SLICE_S
+from nfq_zerortt.workers.crew import Crew
 from tests.core.test_remembered import GOOD
 from tests.scenarios.script import SECRET, Numbers, Run
 from tests.test_docs import codes, rows
@@ -33,7 +34,7 @@ def engine() -> Engine:
 
 
 def test_every_request_is_documented_with_its_parameters() -> None:
-    there = requests(engine(), lambda: iter(()), lambda _: None)
+    there = Answers(engine(), Crew(), lambda: iter(()), lambda _: None).requests()
     documented = {codes(name)[0]: set(codes(given)) for name, given, _ in section("The protocol")}
     assert documented == {name: set(request.parameters) for name, request in there.items()}
     (answer,) = (row[2] for row in section("The protocol") if row[0] == "`clear_learned`")

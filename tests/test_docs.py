@@ -145,7 +145,7 @@ def written_in_the_code() -> dict[str, set[str]]:
     for call in calls(*PACKAGE.rglob("*.py")):
         plain = [arg for arg in call.args if isinstance(arg, ast.Constant)]
         named = texts(*plain) & LEVELS.keys()
-        if not named or name_of(call) not in {"_event", "_write", "report", "Report"}:
+        if not named or name_of(call) not in {"_event", "event", "_write", "report", "Report"}:
             continue
         (event,) = named
         found[event] |= {word.arg for word in call.keywords if word.arg}

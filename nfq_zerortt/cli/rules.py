@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import click
 
+from nfq_zerortt.config import MOST_WORKERS
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import carried, features
 from nfq_zerortt.kernel.declarations import FAMILIES
@@ -25,9 +26,19 @@ _queue = click.option(
 )
 
 
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    default=1,
+    show_default=True,
+    help="How many queues there are, from --queue on.",
+)
+
+
 def _selection(command: _Command) -> _Command:
     """Add the options that say which packets are selected."""
     for option in (
+        _workers,
         _queue,
         click.option(
             "--ports",
@@ -49,12 +60,12 @@ def rules() -> None:
 
 @rules.command()
 @_selection
-def show(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
+def show(client_iface: str, server_iface: str, ports: str, queue: int, workers: int) -> None:
     """Print the rules as ip(6)tables-legacy-restore takes them, and whether they are applied.
 
     Lines with -4 are for IPv4 only, lines with -6 for IPv6 only.
     """
-    wanted = _wanted(client_iface, server_iface, PortSet.parse(ports), queue)
+    wanted = _wanted(client_iface, server_iface, PortSet.parse(ports), queue, workers)
     for line in [*_state(wanted), *_where_to_look(wanted), _kernel_path(queue)]:
         click.echo(f"# {line}")
     click.echo(wanted.text(), nl=False)
@@ -62,11 +73,11 @@ def show(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
 
 @rules.command()
 @_selection
-def apply(client_iface: str, server_iface: str, ports: str, queue: int) -> None:
+def apply(client_iface: str, server_iface: str, ports: str, queue: int, workers: int) -> None:
     """Set the rules, for IPv4 and IPv6; those of an earlier run with this queue are replaced."""
     selected = PortSet.parse(ports)
     features.require_interfaces(client_iface, server_iface)
-    wanted = _wanted(client_iface, server_iface, selected, queue)
+    wanted = _wanted(client_iface, server_iface, selected, queue, workers)
     wanted.apply()
     for family in FAMILIES:
         if family not in wanted.families:
@@ -120,9 +131,13 @@ def _kernel_path(queue: int) -> str:
     )
 
 
-def _wanted(client_iface: str, server_iface: str, ports: PortSet, queue: int) -> RuleSet:
+def _wanted(
+    client_iface: str, server_iface: str, ports: PortSet, queue: int, workers: int
+) -> RuleSet:
     families = features.served_families()
-    return RuleSet.for_clientnic(client_iface, server_iface, ports, queue, families)
+    return RuleSet.for_clientnic(
+        client_iface, server_iface, ports, queue, families, workers=workers
+    )
 
 
 def _state(wanted: RuleSet) -> list[str]:

@@ -31,6 +31,11 @@ from nfq_zerortt import config as settings
 )
 @click.option("--ports", metavar="LIST", help="Server ports, as in 80,443,8000-8999; default all.")
 @click.option("--queue", type=int, help="NFQUEUE number; default 0.")
+@click.option(
+    "--workers",
+    type=int,
+    help="Processes that handle packets, each with a queue of its own; default 1.",
+)
 @click.option("--rules/--no-rules", default=None, help="Set and remove the iptables rules.")
 @click.option(
     "--realtime/--no-realtime", default=None, help="Run before ordinary processes (SCHED_FIFO)."

@@ -15,12 +15,19 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass
 from typing import Any
 
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.slices import PAUSE_S, slices
+from nfq_zerortt.slices import PAUSE_S, async_slices, slices
 
 MOST_CLIENTS = 8
 LONGEST_REQUEST = 4096
@@ -38,8 +45,9 @@ class Request:
     """Something that can be asked for.
 
     Attributes:
-        answer: gets the parameters that were given as keywords. It returns a value for JSON; or
-            an iterator, which makes an array, one element at a time.
+        answer: gets the parameters that were given as keywords. It returns a value for JSON, or
+            something that it can be awaited from; or an iterator, asynchronous or not, which
+            makes an array, one element at a time.
         parameters: the names that are allowed.
     """
 
@@ -88,8 +96,8 @@ class ControlServer:
         with client:
             try:
                 await self._converse(client)
-            except (OSError, TimeoutError):
-                return  # it has hung up, or is hung up on
+            except (OSError, TimeoutError, ZeroRttError):
+                return  # it has hung up, or is hung up on; or the rest cannot be had
             except Exception:
                 self._fault()
 
@@ -116,14 +124,16 @@ class ControlServer:
     async def _answer(self, client: socket.socket, line: bytes) -> None:
         try:
             answer = self._ask(line)
+            if isinstance(answer, Awaitable):
+                answer = await answer
         except ZeroRttError as error:
             await _send(client, _encode({"error": str(error)}) + "\n")
             return
-        if not isinstance(answer, Iterator):
+        if not isinstance(answer, Iterator | AsyncIterator):
             await _send(client, _encode({"answer": answer}) + "\n")
             return
         before = '{"answer":['
-        for made in slices(map(_encode, answer)):
+        async for made in _pieces(answer):
             await _send(client, before + ",".join(made))
             await asyncio.sleep(PAUSE_S)
             before = ","
@@ -149,6 +159,15 @@ class ControlServer:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
+
+
+async def _pieces(items: Iterator[Any] | AsyncIterator[Any]) -> AsyncIterator[list[str]]:
+    if isinstance(items, Iterator):
+        for made in slices(map(_encode, items)):
+            yield made
+    else:
+        async for made in async_slices(_encode(item) async for item in items):
+            yield made
 
 
 async def _send(client: socket.socket, text: str) -> None:

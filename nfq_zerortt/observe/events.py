@@ -8,6 +8,7 @@ LEVELS = {
     "service.data_path": "info",
     "service.flows_adopted": "info",
     "service.kernel_full": "warning",
+    "service.worker_lost": "error",
     "service.warning": "warning",
     "service.learned_restored": "info",
     "service.learned_cleared": "info",
