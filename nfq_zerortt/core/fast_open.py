@@ -75,6 +75,7 @@ class Outcome:
         cookie: the server's SYN-ACK carried this one.
         lost: the SYN was repeated plain before the answer came.
         left_at: when the SYN left.
+        with_cookie: it carried one.
     """
 
     data: bool
@@ -82,6 +83,7 @@ class Outcome:
     cookie: bytes
     lost: bool
     left_at: float = float("inf")
+    with_cookie: bool = True
 
 
 class FastOpenMemory:
@@ -173,7 +175,7 @@ class FastOpenMemory:
         habits.judged = now
         if outcome.accepted:
             habits.swaps = 0
-        elif outcome.data and outcome.cookie and not again:
+        elif outcome.data and outcome.with_cookie and outcome.cookie and not again:
             habits.swaps = min(habits.swaps + 1, _MOST_COUNTED)
         if outcome.accepted or (outcome.cookie and habits.swaps < _SWAPS):
             # A cookie in answer to data: ours was none, or bad. The next one will do.

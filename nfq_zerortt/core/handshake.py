@@ -396,7 +396,8 @@ class Handshake:
         if flow.fast_open == "none":
             return
         data = flow.fast_open != "request"
-        outcome = Outcome(data, accepted, cookie, flow.attempts > 1, flow.syn_left_at)
+        repeated, with_cookie = flow.attempts > 1, flow.fast_open == "cookie"
+        outcome = Outcome(data, accepted, cookie, repeated, flow.syn_left_at, with_cookie)
         self.memory.fast_open.note_outcome(flow.client_address, flow.server, outcome, now)
 
     def _acknowledge_early(self, flow: Flow, view: SegmentView) -> Iterator[Action]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -439,3 +441,17 @@ def test_urgent_data_is_not_carried_for_a_syn_cannot_say_so() -> None:
     ).emit()
     (sent,) = (a for a in engine.packet(urgent, Side.CLIENT, 1.001) if isinstance(a, Send))
     assert look(sent.data).payload_length == 0
+
+
+def test_new_clients_that_had_no_cookie_yet_say_nothing_against_the_server() -> None:
+    """Their first data is refused, and each gets its cookie (RFC 7413, section 4.1)."""
+    memory = FastOpenMemory()
+    refused = Outcome(data=True, accepted=False, cookie=b"12345678", lost=False)
+    for number in range(6):
+        client = bytes((10, 0, 1, number))
+        memory.note_outcome(client, ENDPOINT, replace(refused, with_cookie=False), float(number))
+    assert memory.habits(ENDPOINT).accepts
+    assert memory.habits(ENDPOINT).ask_after == 0.0
+    for number in range(6):  # but who is refused with its cookie, each time, gets nowhere
+        memory.note_outcome(bytes((10, 0, 1, 1)), ENDPOINT, refused, 10.0 + number)
+    assert memory.habits(ENDPOINT).ask_after > 16.0
