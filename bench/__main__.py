@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import click
 from rich.console import Console
@@ -18,6 +19,7 @@ from bench.figures import (
     datapath,
     fast_open,
     flows,
+    handshakes,
     programs,
     synack,
     transfers,
@@ -28,6 +30,7 @@ from bench.report import Result
 from bench.rows import Row
 from nfq_zerortt.testbed.commands import require_programs, require_root
 
+HANDSHAKES = "handshakes"
 PROGRAMS = "programs"
 """It has a page of its own."""
 
@@ -37,6 +40,7 @@ FIGURES: dict[str, Callable[[bool], list[Row]]] = {
     "transfers": transfers.measure,
     "datapath": datapath.measure,
     "flows": flows.measure,
+    HANDSHAKES: handshakes.measure,
     "bulk": bulk.measure,
     "uploads": uploads.measure,
     "fast_open": fast_open.measure,
@@ -51,9 +55,18 @@ FIGURES: dict[str, Callable[[bool], list[Row]]] = {
 @click.option(
     "--write", is_flag=True, help=f"Write docs/{report.PAGE.name} and {page.PAGE.name} too."
 )
-def bench(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> int:
-    """Measure the figures NAMES: connect, synack, transfers, datapath, flows, bulk, uploads,
-    fast_open, programs; or all.
+@click.option(
+    "--data-path",
+    "paths",
+    multiple=True,
+    type=click.Choice(handshakes.PATHS),
+    help="Of handshakes: only by this one.",
+)
+def bench(
+    names: tuple[str, ...], quick: bool, as_json: bool, write: bool, paths: tuple[str, ...]
+) -> int:
+    """Measure the figures NAMES: connect, synack, transfers, datapath, flows, handshakes, bulk,
+    uploads, fast_open, programs; or all.
 
     Exit status 1 if a target is not met.
     """
@@ -66,10 +79,13 @@ def bench(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> in
     console = Console(stderr=as_json, width=None if sys.stdout.isatty() else 180)
     host = report.machine()
     results: list[Result] = []
+    figures = dict(FIGURES)
+    if paths:
+        figures[HANDSHAKES] = partial(handshakes.measure, paths=paths)
     for name in names or FIGURES:
         started = time.monotonic()
         with console.status(f"{name} …"):
-            rows = FIGURES[name](quick)
+            rows = figures[name](quick)
         results.append(Result(name, tuple(rows), time.monotonic() - started))
         if not as_json:
             report.print_table(console, results[-1])

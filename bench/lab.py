@@ -32,6 +32,7 @@ from bench.counters import (
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.testbed.commands import environment
 from nfq_zerortt.testbed.network import Testbed
+from nfq_zerortt.testbed.wan import QUEUE_NUMBER
 
 SERVER = "10.0.3.2"
 CLIENTNIC = "10.0.1.254"
@@ -100,9 +101,13 @@ class Listener:
 class Lab:
     """A testbed with a name of its own, and what runs on it. A context manager."""
 
-    def __init__(self, *, rtt_ms: float, rate_mbit: float | None = None) -> None:
-        """Describe the WAN; see :class:`nfq_zerortt.testbed.network.Testbed`."""
-        self.testbed = Testbed(f"bench-{os.getpid()}", rtt_ms=rtt_ms, rate_mbit=rate_mbit)
+    def __init__(self, *, rtt_ms: float, rate_mbit: float | None = None, tag: str = "") -> None:
+        """Describe the WAN; see :class:`nfq_zerortt.testbed.network.Testbed`.
+
+        ``tag`` tells laboratories apart that are up at the same time.
+        """
+        name = f"bench-{os.getpid()}{tag and '-'}{tag}"
+        self.testbed = Testbed(name, rtt_ms=rtt_ms, rate_mbit=rate_mbit)
         self.directory = Path()
         self._listeners: list[Listener] = []
         self._others: list[subprocess.Popen[Any]] = []
@@ -135,6 +140,17 @@ class Lab:
             finally:
                 shutil.rmtree(self.directory)
                 signal.signal(signal.SIGINT, before)
+
+    def take_wan_away(self) -> None:
+        """Let ServerNIC's kernel forward without a delay line, which would be the bottleneck."""
+        if self.testbed.status().delay_line is not None:
+            rule = ("-w", "-t", "mangle", "-D", "FORWARD", "-j", "NFQUEUE")
+            argv = ["iptables", *rule, "--queue-num", str(QUEUE_NUMBER)]
+            self.testbed.exec("servernic", argv, check=True)
+            return
+        for interface in ("eth1", "eth2"):
+            argv = ["tc", "qdisc", "del", "dev", interface, "root"]
+            self.testbed.exec("servernic", argv, check=True)
 
     # --- what runs on the hosts -----------------------------------------------------------
 

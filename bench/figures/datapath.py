@@ -13,7 +13,6 @@ from bench.counters import CpuTime, QueueCounters
 from bench.lab import ACCEPT_ONLY, HOLD, OBSERVE, PORTS, SERVER, Conversation, Lab, Listener
 from bench.rows import Row, median
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.testbed.wan import QUEUE_NUMBER
 
 _TARGET = 0.6
 _BYTES, _QUICK_BYTES = 24_000_000, 4_000_000
@@ -46,7 +45,7 @@ def measure(quick: bool) -> list[Row]:
     """Measure packets a second and processor time a packet of the three handlers."""
     size = _QUICK_BYTES if quick else _BYTES
     with Lab(rtt_ms=0) as lab:
-        _take_wan_away(lab)
+        lab.take_wan_away()
         lab.server("transfer", [ACCEPT_ONLY, OBSERVE, HOLD])
         client = lab.interactive_client("timed_client")
         listeners = [lab.accept_only(), lab.service(OBSERVE), lab.service(HOLD)]
@@ -61,18 +60,6 @@ def measure(quick: bool) -> list[Row]:
         lost = sum(each.counters().lost for each in listeners)
     rows.append(Row("data path: packets dropped by the queues", str(lost), "0", lost == 0))
     return rows
-
-
-def _take_wan_away(lab: Lab) -> None:
-    """Let ServerNIC's kernel forward without a delay line, which would be the bottleneck."""
-    if lab.testbed.status().delay_line is not None:
-        rule = ("-w", "-t", "mangle", "-D", "FORWARD", "-j", "NFQUEUE")
-        argv = ["iptables", *rule, "--queue-num", str(QUEUE_NUMBER)]
-        lab.testbed.exec("servernic", argv, check=True)
-        return
-    for interface in ("eth1", "eth2"):
-        argv = ["tc", "qdisc", "del", "dev", interface, "root"]
-        lab.testbed.exec("servernic", argv, check=True)
 
 
 def _transfer(client: Conversation, listener: Listener, up: int, down: int) -> float:

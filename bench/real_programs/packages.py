@@ -23,6 +23,9 @@ PACKAGES = {
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
     "git": "git",
+    "haproxy": "haproxy",
+    "cc": "gcc",
+    "ethtool": "ethtool",
 }
 
 _VERSIONS = {

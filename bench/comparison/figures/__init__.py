@@ -1,0 +1,1 @@
+"""What is measured of the contenders, one group of figures a file."""

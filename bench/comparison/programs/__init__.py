@@ -1,0 +1,1 @@
+"""The programs at both ends: plain TCP programs that know nothing of what stands between."""
