@@ -3,14 +3,18 @@
 #   PYTHON=…  builds .venv with:   make venv PYTHON=python3.13  (after make clean)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test fast lint bench faults fuzz clean
+.PHONY: help venv demo test fast lint bench faults compare fuzz bpf clean
 
 bin := .venv/bin
 shell_files := .ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*.sh)
 
-# Tests that need no packets come first: they take seconds, and say most when something is wrong.
+# Tests that need no packets take seconds, and say most when something is wrong.
 fast_tests := $(wildcard tests/wire tests/core tests/scenarios tests/test_*.py)
 other_tests := $(filter-out $(fast_tests:=/) tests/__pycache__/,$(wildcard tests/*/))
+
+# Most tests wait, so there may be more at a time than processors (pytest-xdist). One after the
+# other: ARGS='-n 0', as --pdb wants it.
+several = -n $$(($$(nproc) < 4 ? 2 * $$(nproc) : 8)) --dist worksteal
 
 # Expanded before the first line of a recipe runs, so that nothing is done by half.
 need_root = $(if $(filter 0,$(shell id -u)),,$(error make $@ needs root \
@@ -27,10 +31,10 @@ demo: ## the side-by-side demonstration; writes demo-report.html (root)
 	@bash scripts/setup.sh run
 	@$(bin)/nfq-zerortt demo --report demo-report.html $(ARGS)
 
-test: ## all tests, the fast ones without packets first (root)
+test: ## all tests, several at a time (root)
 	$(need_root)
 	@bash scripts/setup.sh test
-	@$(bin)/pytest $(fast_tests) $(other_tests) $(ARGS)
+	@$(bin)/pytest $(several) $(fast_tests) $(other_tests) $(ARGS)
 
 fast: ## the tests without packets, in seconds
 	@bash scripts/setup.sh fast
@@ -53,6 +57,11 @@ faults: ## every fault, direct and through us; writes docs/FAULTS.md (root)
 	@bash scripts/setup.sh test
 	@$(bin)/python -m bench.faults --write $(ARGS)
 
+compare: ## plain forwarding, SYNPROXY, HAProxy and this, side by side; writes docs/COMPARISON.md (root)
+	$(need_root)
+	@bash scripts/setup.sh test
+	@$(bin)/python -m bench.comparison --write $(ARGS)
+
 fuzz: ## coverage-guided fuzzing of the core, ten minutes; see fuzz/README.md
 	@bash scripts/setup.sh fast
 	@$(bin)/python -c 'import atheris' 2>/dev/null || $(bin)/pip install -q 'atheris>=3,<4'
@@ -60,6 +69,9 @@ fuzz: ## coverage-guided fuzzing of the core, ten minutes; see fuzz/README.md
 	@mkdir -p fuzz/found
 	@nice -n 19 $(bin)/python -m fuzz.core_target fuzz/corpus -artifact_prefix=fuzz/found/ \
 		-max_total_time=600 -max_len=400 -timeout=60 -print_final_stats=1 $(ARGS)
+
+bpf: ## compile the programs of the kernel data path into the package (clang)
+	@bash scripts/build_bpf.sh
 
 clean: ## remove all that the other commands made in this directory
 	rm -rf .venv build dist *.egg-info demo-report.html \

@@ -34,6 +34,7 @@ _TIDY_S = 60.0
 _QUIET_S = 1.0
 _FEW_FLOWS = 1000  # looked at in some milliseconds
 _OF_NO_FLOW = Accept("icmp")
+_THIS_ROUTER = 0  # no interface: an ICMP error of its own
 
 
 class Handler:
@@ -175,7 +176,7 @@ class Handler:
 
     def _other(self, packet: Packet) -> Side:
         """The side of a packet that did not come from the client's interface, as we know it."""
-        if packet.indev != self._server_index:
+        if packet.indev not in (self._server_index, _THIS_ROUTER):
             # An interface was made anew since, with another index.
             self._client_index = _index(self._config.client_iface)
             self._server_index = _index(self._config.server_iface)
@@ -188,7 +189,7 @@ class Handler:
         if self.carrying is not None:
             try:
                 self.carrying.attach_again()
-            except ZeroRttError as error:
+            except (ZeroRttError, OSError) as error:
                 self._journal.warn("data_path", str(error), "restart the service")
 
     def _carry_out(

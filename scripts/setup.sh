@@ -38,7 +38,7 @@ case $purpose in
         packages+=(clang llvm libbpf-dev bpftool)
         # The independent clients and servers of the tests.
         services=(nginx redis-server redis-tools iperf3 netcat-openbsd curl conntrack
-            iputils-ping nftables openssl)
+            iputils-ping nftables openssl haproxy)
         ;;
     fast) ;;
     lint) packages+=(shellcheck) ;;

@@ -36,7 +36,7 @@ direction_entries = st.tuples(
     *[uint32] * 8, uint64, uint64, uint16, window_shifts, uint8, uint8, uint8
 ).map(DirectionEntry._make)
 flow_entries = st.tuples(
-    *[uint64] * 3, *[uint32] * 8, int32, uint16, uint16, uint8, uint8, uint8
+    *[uint64] * 3, *[uint32] * 8, int32, uint16, uint16, uint8, uint8, uint8, uint32
 ).map(FlowEntry._make)
 times = st.integers(0, 10_000_000_000).map(lambda microseconds: microseconds / 1e6)
 addresses = st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16))

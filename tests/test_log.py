@@ -103,6 +103,19 @@ def test_what_is_beyond_the_backlog_is_counted(named_pipe: tuple[Path, int]) -> 
     log.close()
 
 
+@pytest.mark.parametrize(("waiting", "written"), [(900, 10), (1500, 40)])
+def test_more_is_written_at_a_time_when_many_wait(
+    tmp_path: Path, waiting: int, written: int
+) -> None:
+    path = tmp_path / "log"
+    log = EventLog(file=str(path))
+    add(log, waiting)
+    assert log.flush(10) == 0
+    assert len(events(path)) == written
+    log.close()
+    assert len(events(path)) == waiting
+
+
 def test_close_waits_a_second_and_no_longer(named_pipe: tuple[Path, int]) -> None:
     path, _ = named_pipe
     log = EventLog(file=str(path))

@@ -12,9 +12,23 @@ from support.addresses import IPV4, Family
 from support.captures import POINTS
 from support.counters import checksum_errors, queue_drops
 from support.peers import Peers, next_port
-from support.service import RunningService
+from support.service import ENVIRONMENT, RunningService
 
 from nfq_zerortt.testbed.network import Testbed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lock_of_iptables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the iptables commands of this run wait for no others: the machine has one lock for all.
+
+    Without -w a command fails while somebody holds it, and the other workers' namespaces are
+    none of ours.
+    """
+    path = str(tmp_path_factory.mktemp("iptables") / "xtables.lock")
+    with pytest.MonkeyPatch.context() as patch:
+        for environment in (os.environ, ENVIRONMENT):
+            patch.setitem(environment, "XTABLES_LOCKFILE", path)
+        yield
 
 
 @pytest.fixture(scope="session")

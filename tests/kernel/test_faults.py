@@ -73,13 +73,15 @@ def test_one_segment_of_each_handshake_lost(
     assert comparison.faults["lost"] == round(share * CONNECTIONS)
 
 
+@pytest.mark.alone  # for that second, while they run: another testbed would keep it waiting
 @both_families
 def test_link_down_for_a_second(lab: FaultLab, family: int) -> None:
-    comparison, tally = run(lab, SHORT_OUTAGE, family)
-    assert_all_complete(comparison, tally)
-    assert max(seconds for _, seconds in tally.results) >= SHORT_OUTAGE.outage_s, (
-        "the outage was meant to meet some of them"
-    )
+    for _ in range(4):
+        comparison, tally = run(lab, SHORT_OUTAGE, family)
+        assert_all_complete(comparison, tally)
+        if max(seconds for _, seconds in tally.results) >= SHORT_OUTAGE.outage_s:
+            return
+    pytest.fail("the outage was meant to meet some of them, and came too late four times")
 
 
 @both_families
@@ -106,10 +108,11 @@ def test_end_that_dies_in_mid_transfer_is_an_error_at_the_other(
 ) -> None:
     """A kernel that closes a socket with unread data resets, else it sends what it has and FIN.
 
-    Which it is depends on the moment of death where the dying end receives.
+    Which it is depends on the moment of death where the dying end receives. ENOTCONN is what
+    shutdown() says of a connection that has been reset.
     """
     _, tally = run(lab, BY_TITLE[title], family)
     assert tally.outcomes.total() == CONNECTIONS
-    assert set(tally.outcomes) <= {"ECONNRESET", "EPIPE", SHORT}
+    assert set(tally.outcomes) <= {"ECONNRESET", "EPIPE", "ENOTCONN", SHORT}
     assert tally.outcomes["ECONNRESET"] > 0
     assert tally.outcomes[SHORT] > 0

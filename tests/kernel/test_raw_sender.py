@@ -14,7 +14,8 @@ from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain, namespaces
 
 RECEIVER = """
 import socket
-from scapy.all import Ether
+import scapy.layers.inet6  # with it Ether knows what follows
+from scapy.layers.l2 import Ether
 receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
 receiver.bind(("eth0", 0))
 receiver.settimeout(8)
@@ -29,7 +30,8 @@ while True:
 SENDER = """
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.kernel.raw import RawSender
-from scapy.all import IP, TCP, IPv6
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 sender = RawSender("cl0", "sv0")
 def built(source, target):
     head = IPv6(src=source, dst=target, hlim=7, tc=4, fl=99) if ":" in target else \\

@@ -44,6 +44,9 @@ GET = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n"
 POST = b"POST /pay HTTP/1.1\r\nHost: server\r\nContent-Length: 3\r\n\r\n100"
 BANNER = b"SSH-2.0-banner\r\n"
 
+believed_to_speak_at_once = pytest.mark.alone
+"""A client that has once been late by some milliseconds is not waited for the next time."""
+
 
 def client_hello() -> bytes:
     """Return what a TLS client says first."""
@@ -98,6 +101,7 @@ def waited(near: Side, far: Side) -> bool:
     return far.syns[0].time >= spoke.time
 
 
+@believed_to_speak_at_once
 @pytest.mark.parametrize("mode", ["0x402", "0x0"])
 def test_first_contact_asks_and_does_not_wait(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
@@ -162,6 +166,7 @@ def test_server_that_speaks_first_is_never_waited_for(
     assert [one.cookie for one in opened] == [b"", None, None]
 
 
+@believed_to_speak_at_once
 def test_what_may_be_said_twice_and_what_may_not(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
@@ -172,6 +177,7 @@ def test_what_may_be_said_twice_and_what_may_not(
     assert [one.translated.sent for one in opened] == requests
 
 
+@believed_to_speak_at_once
 def test_long_client_hello_goes_as_far_as_a_segment_does(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
@@ -221,6 +227,7 @@ def test_destinations_have_strategies_of_their_own(
     assert strategies == {HELD_PORT: {"hold"}, FAST_OPEN_PORT: {"fastopen"}}
 
 
+@believed_to_speak_at_once
 def test_one_client_that_says_nothing_does_not_spoil_it_for_the_others(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
@@ -241,6 +248,7 @@ def test_one_client_that_says_nothing_does_not_spoil_it_for_the_others(
     assert [len(one.data) for one in opened][-1] == len(GET)
 
 
+@believed_to_speak_at_once
 def test_sides_agree_on_who_spoke_when(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:

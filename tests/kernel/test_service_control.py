@@ -104,7 +104,8 @@ def test_flows_are_told_as_the_log_tells_them(
     assert first["isn_server"] == captured["isn_server"]
     assert first["server_rtt_ms"] == first["connected_earlier_ms"] == captured["server_rtt_ms"]
     assert (first["bytes_to_server"], first["bytes_to_client"]) == (3000, 5000)
-    assert (first["state"], first["data_path"]) == ("ESTABLISHED", "python")
+    assert first["state"] == "ESTABLISHED"
+    assert first["data_path"] in ("python", "kernel")  # after a moment it is handed over
     assert second["server"] == f"[{IPV6.server}]:{port}"
 
     table = flows(path).stdout.splitlines()
@@ -200,6 +201,7 @@ def test_who_watches_is_told_when_the_service_ends(
 # --- what was learned ---------------------------------------------------------------------
 
 
+@pytest.mark.alone  # how soon the client speaks is told, too
 def test_what_was_learned_is_told_and_can_be_forgotten(
     running: RunningService, network: Testbed, peers: Peers, path: Path
 ) -> None:
@@ -347,17 +349,20 @@ def run_in_vain(network: Testbed, *options: str) -> subprocess.CompletedProcess[
 
 
 def test_without_the_default_path_it_goes_on(network: Testbed, tmp_path: Path) -> None:
-    """Perhaps neither gets it: further services may run on this machine."""
+    """Only one can have it; perhaps neither, for further services may run on this machine."""
     first = RunningService(network, tmp_path, "--queue", "70", "--no-rules", control_socket=None)
     second = RunningService(network, tmp_path, "--queue", "71", "--no-rules", control_socket=None)
     with first, second:
-        (warning,) = [
+        warnings = [
             event
-            for event in second.events("service.warning")
+            for service in (first, second)
+            for event in service.events("service.warning")
             if event["about"] == "control_socket"
         ]
-        assert "/run/nfq-zerortt/control.sock belongs to another service" in warning["warning"]
-        assert "--control-socket" in warning["remedy"]
+        assert 1 <= len(warnings) <= 2
+        for warning in warnings:
+            assert "/run/nfq-zerortt/control.sock belongs to another service" in warning["warning"]
+            assert "--control-socket" in warning["remedy"]
 
 
 def test_without_a_control_socket(network: Testbed, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from support.wan_faults import wan
 
 from nfq_zerortt.testbed.network import Testbed
 
+FAR_RTT_MS = 150
+"""So far that an end has spoken before the other's next packet comes, on a busy machine as well."""
 DIRECT_PORT = 40_009
 DIRECT = f"""
 [[destination]]
@@ -89,7 +91,8 @@ def test_request_goes_with_the_syn(
 ) -> None:
     """Where a cookie is asked for, the first contact brings it, and the second uses it."""
     requests = [content(200, seed=number) for number in range(2)]
-    with sysctls(network, "server", {SYSCTL: mode}), Captures(network, tmp_path, port) as captures:
+    setting = sysctls(network, "server", {SYSCTL: mode})
+    with setting, wan(network, FAR_RTT_MS), Captures(network, tmp_path, port) as captures:
         converse(peers, port, requests)
     first, second = check_fast_open(captures)
     assert first.cookie == b""
@@ -161,7 +164,7 @@ def test_second_piece_while_the_syn_is_under_way(
 ) -> None:
     pieces = [content(100, seed=1), content(150, seed=2)]
     accepting = sysctls(network, "server", {SYSCTL: "0x602"})
-    with accepting, Captures(network, tmp_path, port) as captures:
+    with accepting, wan(network, FAR_RTT_MS), Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
         client = peers.connect(port)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

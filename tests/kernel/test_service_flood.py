@@ -117,6 +117,7 @@ def memory_kb(service: RunningService, what: str) -> int:
     return int(found.group(1))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("family", "prefix"),
     [(IPV4, MANY_PREFIXES), (IPV6, ONE_PREFIX)],

@@ -15,6 +15,7 @@ from support.peers import Peers, content, digest, receive, receive_all, sending,
 from support.reading import ACK, RST, SYN, URG, Read
 from support.service import RunningService
 from support.settings import wan
+from support.waiting import until
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -49,8 +50,8 @@ def test_simultaneous_open(
         except OSError as error:
             failed.append(error)
 
-    head_start_s = 0.01  # of the 50 ms that a SYN is under way
-    with wan(network, 100), Captures(network, tmp_path, port) as captures:
+    head_start_s = 0.01  # of the 150 ms that a SYN is under way
+    with wan(network, 300), Captures(network, tmp_path, port) as captures:
         threads = [
             threading.Thread(
                 target=connect,
@@ -120,10 +121,15 @@ def probes(packets: list[Read], isn: int) -> list[Read]:
     return found
 
 
+def probes_without_window(end: socket.socket) -> int:
+    """How often in a row an end has found the other's window closed: tcpi_backoff (linux/tcp.h)."""
+    return end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[4]
+
+
 def test_zero_window_is_probed(
     service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
-    """The client sleeps until the server has probed its closed window several times."""
+    """The client does not read until the server has probed its closed window several times."""
     data = content(LARGE)
     with Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
@@ -134,7 +140,7 @@ def test_zero_window_is_probed(
         client.connect((peers.family.server, port))
         server = peers.accept(listener)
         with sending(server, data):
-            time.sleep(1.2)
+            until(lambda: probes_without_window(server) > 2, "probes")
             got = receive(client, len(data))
         assert digest(got) == digest(data)
         client.close()

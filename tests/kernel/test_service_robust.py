@@ -57,7 +57,10 @@ def execute(network: Testbed, host: str, *argv: str, stdin: str | None = None) -
 def process(network: Testbed, *options: str, **keywords: Any) -> Iterator[subprocess.Popen[bytes]]:
     """``nfq-zerortt run`` on clientnic as it is, ended in any case; no rules of its are left."""
     running = network.popen(
-        "clientnic", [*COMMAND, "run", *BOTH_SIDES, *options], env=ENVIRONMENT, **keywords
+        "clientnic",
+        [*COMMAND, "run", *BOTH_SIDES, "--control-socket", "", *options],
+        env=ENVIRONMENT,
+        **keywords,
     )
     try:
         yield running
@@ -382,7 +385,11 @@ def test_signals_while_it_starts_and_while_it_stops(
 def test_stop_loses_no_packet_of_those_that_pass_untouched(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
-    """A bulk transfer from before the start: what comes to the router leaves it, all the time."""
+    """A bulk transfer from before the start: what comes to the router leaves it, all the time.
+
+    Without the kernel's data path: where the first filter comes to an interface, or the last one
+    leaves it, Linux itself throws away what waits to be sent there.
+    """
     client, server = peers.pair(port)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)  # what tcpdump keeps up with
     enough = threading.Event()
@@ -400,7 +407,7 @@ def test_stop_loses_no_packet_of_those_that_pass_untouched(
         for thread in threads:
             thread.start()
         for _ in range(3):
-            with RunningService(network, tmp_path):
+            with RunningService(network, tmp_path, "--data-path", "python"):
                 time.sleep(0.1)
         enough.set()
         for thread in threads:

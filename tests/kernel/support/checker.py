@@ -127,7 +127,8 @@ def check_links(captures: Captures, *, lossy: bool = False) -> None:
     """What leaves one host reaches the next, and servernic takes one off the TTL, no more."""
     for near, far in ((CLIENT, CLIENT_SIDE), (SERVER_SIDE, WAN), (LAN, SERVER)):
         assert _bytes_of(captures.packets[near]) == _bytes_of(captures.packets[far]), (
-            f"{near} and {far} are ends of one link and saw different packets"
+            f"{near} and {far} are ends of one link and saw different packets; all namespaces "
+            f"together have lost {captures.lost_by_the_machine} since, for the machine was too slow"
         )
     if not lossy:  # the WAN's losses happen between these two
         assert _but_ttl(captures.packets[WAN]) == _but_ttl(captures.packets[LAN]), (
