@@ -435,7 +435,7 @@ class Engine:
         said: list[Action] = []
         if self.handover is not None:
             said = self.handover.due(flow, now)
-            if flow.handed_over is not None:
+            if flow.handed_over is not None or flow.ready_since is not None:
                 return said
         linger = self._endings.linger(flow)
         if flow.last_seen + linger > now:

@@ -123,12 +123,20 @@ class Handover:
         )
 
     def after_packet(self, flow: Flow, now: float) -> list[Action]:
-        """Begin to wait for the hand-over, or take the flow back if its state has changed."""
+        """Take in that a packet came that needed more than the short way.
+
+        A flow that has become plain begins to wait for its hand-over; one that was handed over a
+        moment ago is taken back.
+        """
         if flow.handed_over is not None:
             moving = self._moving.get(flow.client_key)
-            if moving is not None and moving.flow is flow and flow.state is not moving.state:
-                return self._take_back(flow, now)
-            return []
+            if moving is None or moving.flow is not flow:
+                return []
+            actions = self._take_back(flow, now)
+            if flow.state is moving.state:
+                # The packet was odd: the kernel has not seen it, and may not see others.
+                self._wait_again(flow, now)
+            return actions
         if flow.ready_since is None and self._is_ready(flow):
             flow.ready_since = now
             self._table.set_timer(flow, now + WAIT_S, now)
@@ -283,12 +291,17 @@ class Handover:
         flow.choose_path()
         self._table.add(flow)
         self._table.changed(flow)
+        self._table.set_timer(flow, now + self.endings.linger(flow), now)
+        self._wait_again(flow, now)
+
+    def _wait_again(self, flow: Flow, now: float) -> None:
+        """Hand the flow over again after a while, if it goes on."""
+        flow.kept = False
         if self._is_ready(flow):
             flow.ready_since = now
             self._table.set_timer(flow, now + AGAIN_S, now)
         else:
             flow.kept = True
-            self._table.set_timer(flow, now + self.endings.linger(flow), now)
 
     # --- ends -----------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ def test_remove_leaves_nothing_and_says_what_it_cut(chain: Chain) -> None:
     assert "filter zerortt_client on cl0" in output
     assert "filter zerortt_server on sv0" in output
     assert errors == "warning: established connections that this has cut: 2\n"
-    assert not made & in_the_kernel()
+    until(lambda: not made & in_the_kernel(), "the kernel to let go of programs and maps")
     for interface in ("cl0", "sv0"):
         assert "clsact" not in router.run("tc", "qdisc", "show", "dev", interface)
     assert cli(router, "rules", "remove") == (0, "", "")

@@ -142,12 +142,13 @@ def test_client_aborts_when_the_syn_has_left(
 
 @pytest.fixture
 def stopping(network: Testbed, service: RunningService, tmp_path: Path) -> Iterator[RunningService]:
-    """The service, to be stopped by the test."""
+    """The service, to be stopped by the test. What it hands over to the kernel would go on."""
     if service.process is not None:
         service.stop()
     config = tmp_path / "config.toml"
     config.write_text(PATIENT, encoding="utf-8")
-    with RunningService(network, tmp_path, "--config", str(config)) as running:
+    options = ("--config", str(config), "--data-path", "python")
+    with RunningService(network, tmp_path, *options) as running:
         yield running
 
 

@@ -84,7 +84,7 @@ class FlowEntry(NamedTuple):
     attempts: int
     fast_open: int
     strategy: int
-    syn_end: int
+    syn_end: int = 0
 
 
 class Glance(NamedTuple):
