@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import iptables_rules
 from nfq_zerortt.errors import ConfigError, ZeroRttError
@@ -78,14 +78,6 @@ class RuleSet:
             },
         )
         return cls(declarations.parse(text, iptables_rules.CLIENTNIC), tuple(families))
-
-    def for_flows_left(self) -> RuleSet:
-        """Return as much of the rules as flows need that the kernel carries without a process.
-
-        What is marked stays untracked; all else is forwarded and tracked as if no service had
-        ever been here. To be applied in place of the whole; remove() is the same for both.
-        """
-        return replace(self, tables=tuple(_of_marked(table) for table in self.tables))
 
     def text(self) -> str:
         """Return the rules as ``iptables-legacy-restore --noflush`` takes them.
@@ -173,21 +165,6 @@ class RuleSet:
     def applied(self) -> bool:
         """Whether the kernel holds exactly these rules in our chains."""
         return not self.missing()
-
-
-def _of_marked(table: Table) -> Table:
-    """Return the table with the rules for marked packets only, and the jumps that lead there."""
-    chains = {
-        rule.chain for rule in table.rules if any(match.name == "mark" for match in rule.matches)
-    }
-    kept = [
-        rule
-        for rule in table.rules
-        if any(match.name == "mark" for match in rule.matches)
-        or rule.target.name in chains
-        or rule.chain.endswith("-DONE")
-    ]
-    return replace(table, rules=tuple(kept))
 
 
 def for_removal(queue: int) -> RuleSet:

@@ -93,33 +93,3 @@ def test_what_is_marked_is_not_tracked_and_not_looked_at(
         assert chain.fetch(server, 80) == "hello"
     assert chain.tracked() == ""
     assert sum(chain.router.packets("raw", "ZERORTT-0-IN", family, "addrtype")) == 0
-
-
-@FAMILIES
-def test_flows_that_are_left_need_no_more_than_the_mark(
-    chain: Chain, family: str, server: str
-) -> None:
-    chain.router.do("rules().for_flows_left().apply(instead_of=rules())")
-    mark(chain, family, "cl0", TRANSLATED | OTHERS_BIT)
-    mark(chain, family, "sv0", TRANSLATED)
-    with chain.listening(chain.server, 80):
-        assert chain.fetch(server, 80) == "hello"
-        assert chain.tracked() == ""
-        assert seen_beyond(chain, family, TRANSLATED) == 0
-        for _ in ("cl0", "sv0"):
-            chain.router.run(f"ip{family}tables-legacy", "-t", "raw", "-D", "PREROUTING", "1")
-        assert chain.fetch(server, 80) == "hello"
-        assert "dport=80" in chain.tracked()
-    assert "NFQUEUE" not in chain.router.saved(family)
-
-
-def test_all_rules_come_back_after_those_for_flows_left_and_go_again(chain: Chain) -> None:
-    def saved() -> list[list[str]]:
-        return [sorted(chain.router.saved(family).splitlines()) for family in ("", "6")]
-
-    whole = saved()
-    chain.router.do("rules().for_flows_left().apply(); assert rules().for_flows_left().applied()")
-    chain.router.do("assert not rules().applied(); rules().apply(); assert rules().applied()")
-    assert saved() == whole
-    chain.router.do("rules().for_flows_left().apply(); for_removal(0).remove()")
-    assert not any("ZERORTT" in line for lines in saved() for line in lines)
