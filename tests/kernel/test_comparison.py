@@ -122,6 +122,7 @@ def check_plot_has_a_curve_for_every_contender(results: Results) -> None:
         assert len(of_one) - 1 >= CURVES - 1
 
 
+@pytest.mark.alone  # bulk without a limit: the captures of other tests would lose packets
 def test_everything_is_measured_of_every_contender() -> None:
     """One test, for the run takes a while and tests of a file may be run by several processes."""
     assert missing(["nginx", "haproxy", "cc", "ethtool"]) == ""
@@ -179,18 +180,24 @@ def test_streams_that_lose_bytes_are_noticed() -> None:
 
 def test_a_receiver_that_got_less_is_noticed() -> None:
     """A server of bulk streams that says it got one byte less than it did."""
+    arriving = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                got = sum(iter(lambda: len(connection.recv(1 << 20)), 0))
+                got = 0
+                while size := len(connection.recv(1 << 20)):
+                    got += size
+                    if got > 1:
+                        arriving.set()
                 connection.sendall((got - 2).to_bytes(8, "big"))  # one is the request
 
         server = threading.Thread(target=serve)
         server.start()
         port = listener.getsockname()[1]
         streams = Streams(Received(), host="127.0.0.1", port=port, streams=1, direction="up")
+        assert arriving.wait(10)
         (failure,) = streams.stop(direction="up")
         server.join()
     sent, got = map(int, re.findall(r"\d+", failure))

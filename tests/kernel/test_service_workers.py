@@ -234,6 +234,7 @@ def test_what_was_learned_is_that_of_all_and_is_kept(
         assert about == {("server", server), ("fast_open", server)}
 
 
+@pytest.mark.alone  # it pumps
 def test_ends_under_load(crowd: Testbed, peers: Peers, port: int, tmp_path: Path) -> None:
     with RunningService(crowd, tmp_path, *TWO) as service:
         with Load(peers, port) as load:
