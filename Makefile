@@ -12,9 +12,9 @@ shell_files := .ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*.s
 fast_tests := $(wildcard tests/wire tests/core tests/scenarios tests/test_*.py)
 other_tests := $(filter-out $(fast_tests:=/) tests/__pycache__/,$(wildcard tests/*/))
 
-# Most tests wait, so there may be more at a time than processors (pytest-xdist). One after the
+# As many at a time as processors (pytest-xdist): more, and captures lose packets. One after the
 # other: ARGS='-n 0', as --pdb wants it.
-several = -n $$(($$(nproc) < 4 ? 2 * $$(nproc) : 8)) --dist worksteal
+several = -n $$(nproc) --dist worksteal
 
 # Expanded before the first line of a recipe runs, so that nothing is done by half.
 need_root = $(if $(filter 0,$(shell id -u)),,$(error make $@ needs root \

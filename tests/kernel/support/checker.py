@@ -298,6 +298,10 @@ class _Pair:
                     answer,
                 )
 
+    def _answers_syn_ack(self, packet: Read) -> bool:
+        """Whether a packet acknowledges the server's SYN-ACK and nothing more."""
+        return packet.ack == (self.real.seq + 1) % MODULUS and packet.seq == self.real.ack
+
     def _tsvals_of_syns(self) -> set[int]:
         return {syn.timestamps[0] for syn in self.near.syns if syn.timestamps}
 
@@ -351,6 +355,8 @@ class _Pair:
                 continue  # the third ACK again, for a SYN-ACK that came again
             elif (whole := self._whole_of(packet)) is not None:
                 carried.add(id(whole))
+            elif packet.flags == ACK and not packet.payload and self._answers_syn_ack(packet):
+                continue  # ours, for a flow in the kernel whose SYN-ACK came again
             elif packet.flags == RST and packet.seq in {old.ack for old in self.remnants}:
                 continue  # the answer to a remnant (RFC 9293, section 3.10.7.3)
             elif self.may_reset and packet.flags & RST:
