@@ -10,9 +10,10 @@ import random
 import re
 from dataclasses import fields, replace
 from importlib import resources
+from pathlib import Path
 
 import pytest
-from bpf import generator, record
+from bpf import generator, mutations, record
 from bpf.btf import Layout, layouts
 from bpf.loaded import object_under_test
 from bpf.packets import ACK, ADDRESSES, CLIENT_PORT, SERVER_PORT, key_of
@@ -23,6 +24,7 @@ from nfq_zerortt import carrier
 from nfq_zerortt.config import STRATEGIES
 from nfq_zerortt.kernel.bpf import layout
 
+ROOT = Path(__file__).resolve().parents[2]
 HEADER = resources.files("nfq_zerortt.kernel").joinpath("bpf", "zerortt.h").read_text()
 DEFINED = {
     name: value.replace("u", "").replace("ll", "")
@@ -211,3 +213,10 @@ def test_a_flow_made_from_an_entry_translates_as_the_entry_says(seed: int) -> No
         packet = replace(packet, kind="plain", flags=ACK, gso_size=0, padding=0, checksum_error=0)
         path = flow.from_client if packet.side == record.CLIENT else flow.from_server
         assert path.direction.translate(packet.ip(), 20) == reference.carry(packet)
+
+
+def test_every_mutant_has_its_place_in_the_sources() -> None:
+    """mutants.py takes long and is run by hand: a place that is gone must be noticed before."""
+    for mutant in [*mutations.PROGRAMS, *mutations.REFERENCE]:
+        text = HEADER if mutant.name in mutations.IN_HEADER else (ROOT / mutant.file).read_text()
+        assert text.count(mutant.old) == 1, mutant.name

@@ -38,6 +38,8 @@
 #define OPTION_SACK 5
 #define OPTION_TIMESTAMPS 8
 #define TIMESTAMPS_LENGTH 10
+#define USUAL_OPTIONS 0x0101080a	/* NOP, NOP, timestamps: RFC 7323, appendix A */
+#define WITH_TIMESTAMPS (TCP_HEADER + 12)
 
 #define CHECKSUM_AT 16
 #define HALF 0x80000000u
@@ -109,6 +111,13 @@ struct {
 	__uint(max_entries, ENDINGS_BYTES);
 } ENDINGS SEC(".maps");
 
+/* The options of nearly every segment. */
+struct timestamps {
+	__be32 kinds;
+	__be32 tsval;
+	__be32 tsecr;
+};
+
 /* A TCP header with its options, and room for the longest. */
 struct header {
 	__u8 bytes[TCP_LONGEST + 12];	/* longer than any, so that one bound holds for an option, too */
@@ -117,6 +126,7 @@ struct header {
 /* What one packet is about. */
 struct packet {
 	struct __sk_buff *skb;
+	struct tcp *tcp;	/* in the packet */
 	struct flow_key *key;
 	struct flow *flow;
 	struct direction *direction;	/* of the sender */
@@ -374,33 +384,87 @@ static __always_inline int must_wait(struct packet *packet, __u64 now)
 	return 0;
 }
 
-static __always_inline void renumber(struct packet *packet, const struct tcp *tcp, __u32 length)
+/* Replaces a word of the packet, and adds what that does to the checksum (RFC 1624). */
+static __always_inline void put(__be32 *at, __u32 value, __u64 *difference)
+{
+	__be32 new = bpf_htonl(value);
+
+	*difference += (__u64)(__u32)~*at + new;
+	*at = new;
+}
+
+static __always_inline void correct_checksum(struct packet *packet, __u64 difference)
+{
+	difference = (difference & 0xffffffff) + (difference >> 32);
+	difference = (difference & 0xffffffff) + (difference >> 32);
+	bpf_l4_csum_replace(packet->skb, packet->tcp_at + CHECKSUM_AT, 0, difference, 0);
+}
+
+/* Renumbers a segment with any options: a copy of the header, which then replaces it. */
+static __always_inline void renumber_copy(struct packet *packet, __u32 length)
 {
 	struct direction *own = packet->direction;
 	struct __sk_buff *skb = packet->skb;
-	struct header old = {}, new = {};
+	struct header old = {}, new;
 	struct tcp *changed = (struct tcp *)&new;
-	int has_ack = tcp->flags & ACK;
-	__u16 window = bpf_ntohs(tcp->window);
-	__s64 difference;
+	int has_ack = packet->tcp->flags & ACK;
 
-	if (length < TCP_HEADER || length > TCP_LONGEST)
+	if (length < TCP_HEADER || length > TCP_LONGEST ||
+	    bpf_skb_load_bytes(skb, packet->tcp_at, &old, length))
 		return;
-	if (bpf_skb_load_bytes(skb, packet->tcp_at, &old, length) ||
-	    bpf_skb_load_bytes(skb, packet->tcp_at, &new, length))
-		return;
-	changed->seq = bpf_htonl(bpf_ntohl(tcp->seq) + own->seq_shift);
+	new = old;
+	changed->seq = bpf_htonl(bpf_ntohl(changed->seq) + own->seq_shift);
 	if (has_ack)
-		changed->ack = bpf_htonl(bpf_ntohl(tcp->ack) + own->ack_shift);
+		changed->ack = bpf_htonl(bpf_ntohl(changed->ack) + own->ack_shift);
 	if (own->window_shift)
-		changed->window = bpf_htons(rescaled(window, own->window_shift));
-	if (length > TCP_HEADER)
-		change_options(own, &new, length, has_ack);
-	difference = bpf_csum_diff((__be32 *)&old, length, (__be32 *)&new, length, 0);
+		changed->window = bpf_htons(rescaled(bpf_ntohs(changed->window), own->window_shift));
+	change_options(own, &new, length, has_ack);
+	__s64 difference = bpf_csum_diff((__be32 *)&old, length, (__be32 *)&new, length, 0);
 	if (bpf_skb_store_bytes(skb, packet->tcp_at, &new, length, 0))
 		return;
 	bpf_l4_csum_replace(skb, packet->tcp_at + CHECKSUM_AT, 0, difference, 0);
 	skb->mark |= MARK_TRANSLATED;
+}
+
+/* Renumbers a segment where it lies: without options, or with timestamps, as nearly all are. */
+static __always_inline void renumber_in_place(struct packet *packet, struct timestamps *timestamps)
+{
+	struct direction *own = packet->direction;
+	struct tcp *tcp = packet->tcp;
+	int has_ack = tcp->flags & ACK;
+	__u64 difference = 0;
+
+	put(&tcp->seq, bpf_ntohl(tcp->seq) + own->seq_shift, &difference);
+	if (has_ack)
+		put(&tcp->ack, bpf_ntohl(tcp->ack) + own->ack_shift, &difference);
+	if (own->window_shift) {
+		__be16 window = bpf_htons(rescaled(bpf_ntohs(tcp->window), own->window_shift));
+
+		difference += (__u64)(__u16)~tcp->window + window;
+		tcp->window = window;
+	}
+	if (timestamps) {
+		put(&timestamps->tsval, bpf_ntohl(timestamps->tsval) + own->tsval_shift, &difference);
+		if (has_ack)	/* else it means nothing: RFC 7323, section 3.2 */
+			put(&timestamps->tsecr, bpf_ntohl(timestamps->tsecr) + own->tsecr_shift,
+			    &difference);
+	}
+	correct_checksum(packet, difference);
+	packet->skb->mark |= MARK_TRANSLATED;
+}
+
+static __always_inline void renumber(struct packet *packet, __u32 length)
+{
+	struct timestamps *timestamps = (struct timestamps *)(packet->tcp + 1);
+
+	if (length == TCP_HEADER)
+		renumber_in_place(packet, 0);
+	else if (length == WITH_TIMESTAMPS && !packet->direction->strip &&
+		 (void *)(timestamps + 1) <= (void *)(long)packet->skb->data_end &&
+		 timestamps->kinds == bpf_htonl(USUAL_OPTIONS))
+		renumber_in_place(packet, timestamps);
+	else
+		renumber_copy(packet, length);
 }
 
 /*
@@ -431,16 +495,15 @@ static __always_inline void note_syn(struct packet *packet, const struct tcp *tc
 static __always_inline void carry(struct packet *packet, __u32 size)
 {
 	struct flow_key *key = packet->key;
-	struct tcp tcp;
+	struct tcp *tcp = packet->tcp;
 	__u32 length;
 	__u64 now;
 	int left;
 
-	if (size < TCP_HEADER ||
-	    bpf_skb_load_bytes(packet->skb, packet->tcp_at, &tcp, sizeof(tcp)))
+	if (size < TCP_HEADER)
 		return;
-	key->client_port = packet->side == CLIENT ? tcp.source : tcp.destination;
-	key->server_port = packet->side == CLIENT ? tcp.destination : tcp.source;
+	key->client_port = packet->side == CLIENT ? tcp->source : tcp->destination;
+	key->server_port = packet->side == CLIENT ? tcp->destination : tcp->source;
 	packet->flow = bpf_map_lookup_elem(&FLOWS, key);
 	if (!packet->flow || packet->flow->flags & SUPERSEDED)
 		return;
@@ -451,12 +514,12 @@ static __always_inline void carry(struct packet *packet, __u32 size)
 		packet->direction = &packet->flow->to_client;
 		packet->other = &packet->flow->to_server;
 	}
-	length = (tcp.offset >> 4) * 4;
+	length = (tcp->offset >> 4) * 4;
 	if (length < TCP_HEADER || length > size)
 		return;
-	now = bpf_ktime_get_ns();
-	if (tcp.flags & SYN) {
-		note_syn(packet, &tcp, now);
+	now = bpf_ktime_get_coarse_ns();
+	if (tcp->flags & SYN) {
+		note_syn(packet, tcp, now);
 		return;
 	}
 	if (packet->flow->flags & PASSING && passed(now, packet->flow->last_seen, PASSES_FOR_NS))
@@ -469,13 +532,13 @@ static __always_inline void carry(struct packet *packet, __u32 size)
 		packet->skb->mark |= left ? MARK_LEFT : MARK_TRANSLATED;
 		return;
 	}
-	note(packet, &tcp);
-	if (tcp.flags & (FIN | RST) || packet->flow->flags & (FIN_CLIENT | FIN_SERVER))
-		note_flags(packet, &tcp);
+	note(packet, tcp);
+	if (tcp->flags & (FIN | RST) || packet->flow->flags & (FIN_CLIENT | FIN_SERVER))
+		note_flags(packet, tcp);
 	if (left)
 		packet->skb->mark |= MARK_LEFT;
 	else
-		renumber(packet, &tcp, length);
+		renumber(packet, length);
 }
 
 /* Whether an IPv6 address stands for one of IPv4: none of these is on the wire (RFC 4291, 2.5.5.2). */
@@ -492,46 +555,58 @@ static __always_inline void map_ipv4(__u8 *address, const __u8 *ipv4)
 	__builtin_memcpy(address + 12, ipv4, 4);
 }
 
+/*
+ * The IP header, of so many bytes, with at least the first part of a TCP header behind it; the
+ * kernel may hold them elsewhere than where a program can look at them. Nothing if there is less.
+ */
+static __always_inline void *headers(struct __sk_buff *skb, __u32 size)
+{
+	__u32 end = ETHERNET_HEADER + size + TCP_HEADER;
+
+	if ((void *)(long)skb->data + end > (void *)(long)skb->data_end &&
+	    (skb->len < end || bpf_skb_pull_data(skb, end)))
+		return 0;
+	if ((void *)(long)skb->data + end > (void *)(long)skb->data_end)
+		return 0;
+	return (void *)(long)skb->data + ETHERNET_HEADER;
+}
+
 static __always_inline void from_ipv4(struct packet *packet)
 {
-	struct __sk_buff *skb = packet->skb;
+	struct ipv4 *ip = headers(packet->skb, IPV4_HEADER);
 	int from_client = packet->side == CLIENT;
-	struct ipv4 ip;
 	__u32 total;
 
-	if (bpf_skb_load_bytes(skb, ETHERNET_HEADER, &ip, sizeof(ip)))
+	if (!ip || ip->version_length != 0x45 || ip->protocol != PROTOCOL_TCP ||
+	    ip->fragment & bpf_htons(IPV4_FRAGMENT))
 		return;
-	if (ip.version_length != 0x45 || ip.protocol != PROTOCOL_TCP ||
-	    ip.fragment & bpf_htons(IPV4_FRAGMENT))
+	total = bpf_ntohs(ip->total);
+	if (total < IPV4_HEADER || ETHERNET_HEADER + total > packet->skb->len)
 		return;
-	total = bpf_ntohs(ip.total);
-	if (total < IPV4_HEADER || ETHERNET_HEADER + total > skb->len)
-		return;
-	map_ipv4(packet->key->client, from_client ? ip.source : ip.destination);
-	map_ipv4(packet->key->server, from_client ? ip.destination : ip.source);
+	map_ipv4(packet->key->client, from_client ? ip->source : ip->destination);
+	map_ipv4(packet->key->server, from_client ? ip->destination : ip->source);
 	packet->tcp_at = ETHERNET_HEADER + IPV4_HEADER;
+	packet->tcp = (struct tcp *)(ip + 1);
 	carry(packet, total - IPV4_HEADER);
 }
 
 static __always_inline void from_ipv6(struct packet *packet)
 {
-	struct __sk_buff *skb = packet->skb;
+	struct ipv6 *ip = headers(packet->skb, IPV6_HEADER);
 	int from_client = packet->side == CLIENT;
-	struct ipv6 ip;
 	__u32 payload;
 
-	if (bpf_skb_load_bytes(skb, ETHERNET_HEADER, &ip, sizeof(ip)))
+	if (!ip || bpf_ntohl(ip->version) >> 28 != 6 || ip->next != PROTOCOL_TCP)
 		return;
-	if (bpf_ntohl(ip.version) >> 28 != 6 || ip.next != PROTOCOL_TCP)
+	payload = bpf_ntohs(ip->payload);
+	if (ETHERNET_HEADER + IPV6_HEADER + payload > packet->skb->len)
 		return;
-	payload = bpf_ntohs(ip.payload);
-	if (ETHERNET_HEADER + IPV6_HEADER + payload > skb->len)
-		return;
-	if (is_mapped(ip.source) || is_mapped(ip.destination))
+	if (is_mapped(ip->source) || is_mapped(ip->destination))
 		return;	/* it would be taken for one of an IPv4 flow */
-	__builtin_memcpy(packet->key->client, from_client ? ip.source : ip.destination, 16);
-	__builtin_memcpy(packet->key->server, from_client ? ip.destination : ip.source, 16);
+	__builtin_memcpy(packet->key->client, from_client ? ip->source : ip->destination, 16);
+	__builtin_memcpy(packet->key->server, from_client ? ip->destination : ip->source, 16);
 	packet->tcp_at = ETHERNET_HEADER + IPV6_HEADER;
+	packet->tcp = (struct tcp *)(ip + 1);
 	carry(packet, payload);
 }
 

@@ -21,9 +21,45 @@ class Mutant(NamedTuple):
 
 PROGRAMS = [
     # What is renumbered.
-    Mutant("TSecr without ACK", "if (has_ack)\t/* else it", "if (has_ack >= 0)\t/* else it"),
+    Mutant(
+        "TSecr without ACK",
+        "\t\t\t\tif (has_ack)\t/* else it",
+        "\t\t\t\tif (has_ack >= 0)\t/* else it",
+    ),
     Mutant("ack without ACK", "if (has_ack)\n\t\tchanged->ack", "changed->ack"),
-    Mutant("seq not shifted", "bpf_htonl(bpf_ntohl(tcp->seq) + own->seq_shift)", "tcp->seq"),
+    Mutant(
+        "seq not shifted", "bpf_htonl(bpf_ntohl(changed->seq) + own->seq_shift)", "changed->seq"
+    ),
+    # Renumbered where it lies.
+    Mutant("in place: seq", "bpf_ntohl(tcp->seq) + own->seq_shift", "bpf_ntohl(tcp->seq)"),
+    Mutant("in place: ack without ACK", "if (has_ack)\n\t\tput(&tcp->ack", "put(&tcp->ack"),
+    Mutant("in place: ack", "bpf_ntohl(tcp->ack) + own->ack_shift, &", "bpf_ntohl(tcp->ack), &"),
+    Mutant(
+        "in place: TSecr without ACK",
+        "\t\tif (has_ack)\t/* else it means nothing: RFC 7323, section 3.2 */\n\t\t\tput",
+        "\t\tput",
+    ),
+    Mutant("in place: TSval", "->tsval) + own->tsval_shift", "->tsval) + own->tsecr_shift"),
+    Mutant("in place: TSecr", "->tsecr) + own->tsecr_shift", "->tsecr) + own->tsval_shift"),
+    Mutant("in place: window", "\t\ttcp->window = window;\n", ""),
+    Mutant("in place: window's sum", "(__u64)(__u16)~tcp->window", "(__u64)~tcp->window"),
+    Mutant("in place: old word's sum", "(__u64)(__u32)~*at + new", "new"),
+    Mutant("in place: carry lost", "(__u64)(__u32)~*at + new", "(__u32)(~*at + new)"),
+    Mutant(
+        "in place: stripped",
+        "length == WITH_TIMESTAMPS && !packet->direction->strip &&",
+        "length == WITH_TIMESTAMPS &&",
+    ),
+    Mutant(
+        "in place: whatever the options",
+        "data_end &&\n\t\t timestamps->kinds == bpf_htonl(USUAL_OPTIONS))",
+        "data_end)",
+    ),
+    Mutant(
+        "in place: not marked",
+        "difference);\n\tpacket->skb->mark |= MARK_TRANSLATED;",
+        "difference);",
+    ),
     Mutant(
         "TSecr by tsval", "&header[at + 6], direction->tsecr", "&header[at + 6], direction->tsval"
     ),
@@ -88,12 +124,14 @@ PROGRAMS = [
     Mutant("window rounded to 0", "return wide ? wide : window != 0;", "return wide;"),
     Mutant("window 0 opened", "return wide ? wide : window != 0;", "return wide ? wide : 1;"),
     Mutant("window shift too small", "wide <<= by & 15;", "wide <<= by & 7;"),
-    Mutant("window never shrinks", "if (own->window_shift)", "if (own->window_shift > 0)"),
+    Mutant(
+        "window never shrinks",
+        "if (own->window_shift)\n\t\tchanged",
+        "if (own->window_shift > 0)\n\t\tchanged",
+    ),
     Mutant("window off by one", "wide >>= -by & 15;", "wide >>= (1 - by) & 15;"),
     # How far both sides have come.
-    Mutant(
-        "ack without the flag believed", "if (tcp->flags & ACK && within(ack,", "if (within(ack,"
-    ),
+    Mutant("ack without the flag believed", "\tif (!(tcp->flags & ACK))\n\t\treturn;\n", ""),
     Mutant("any ack believed", "within(ack, own->last_ack, other->next_seq)", "1"),
     Mutant(
         "ack believed as it came",
@@ -140,8 +178,8 @@ PROGRAMS = [
     # FIN and RST.
     Mutant(
         "any FIN believed",
-        "if (within(end_seq, other->last_ack, other->last_ack + window + 1 + FIN_SLACK)) {",
-        "if (1) {",
+        "within(end_seq, other->last_ack, other->last_ack + window + 1 + FIN_SLACK)) {",
+        "1) {",
     ),
     Mutant("FIN: border", "window + 1 + FIN_SLACK)) {", "window + FIN_SLACK)) {"),
     Mutant("FIN: border, other way", "window + 1 + FIN_SLACK)) {", "window + 2 + FIN_SLACK)) {"),
@@ -189,8 +227,8 @@ PROGRAMS = [
     ),
     Mutant(
         "later ACKs not looked at",
-        "if (tcp.flags & (FIN | RST) || packet->flow->flags & (FIN_CLIENT | FIN_SERVER))",
-        "if (tcp.flags & (FIN | RST))",
+        "if (tcp->flags & (FIN | RST) || packet->flow->flags & (FIN_CLIENT | FIN_SERVER))",
+        "if (tcp->flags & (FIN | RST))",
     ),
     Mutant("end not recorded", "bpf_ringbuf_submit(record, 0);", "bpf_ringbuf_discard(record, 0);"),
     Mutant("end recorded as another", "record->how = how;", "record->how = how << 1;"),
@@ -200,15 +238,13 @@ PROGRAMS = [
         "& how)\n\t\treturn;\n\tif (how != FINS_ACKNOWLEDGED)\n\t\treturn;\n\trecord",
     ),
     # SYN.
-    Mutant("SYN translated", "if (tcp.flags & SYN) {", "if (0) {"),
-    Mutant("SYN-ACK supersedes", "if (!(tcp.flags & ACK) && packet->flow", "if (packet->flow"),
-    Mutant("SYN supersedes what lives", "packet->flow->flags & ENDED &&\n", "1 &&\n"),
+    Mutant("SYN translated", "if (tcp->flags & SYN) {", "if (0) {"),
     Mutant(
-        "repeated SYN supersedes",
-        "!(packet->side == CLIENT && bpf_ntohl(tcp.seq) == packet->flow->isn_client))",
-        "1)",
+        "SYN-ACK supersedes", "if (!(tcp->flags & ACK)) {\n\t\tif (flow", "if (1) {\n\t\tif (flow"
     ),
-    Mutant("server's SYN repeated", "!(packet->side == CLIENT && bpf_ntohl", "!(bpf_ntohl"),
+    Mutant("SYN supersedes what lives", "(flow->flags & ENDED && !(from", "(1 && !(from"),
+    Mutant("repeated SYN supersedes", "!(from_client && seq == flow->isn_client)", "1"),
+    Mutant("server's SYN repeated", "!(from_client && seq ==", "!(seq =="),
     Mutant(
         "superseded is carried",
         "if (!packet->flow || packet->flow->flags & SUPERSEDED)",
@@ -219,46 +255,59 @@ PROGRAMS = [
     Mutant("later fragments", "#define IPV4_FRAGMENT 0x3fff", "#define IPV4_FRAGMENT 0x2000"),
     Mutant("reserved bit", "#define IPV4_FRAGMENT 0x3fff", "#define IPV4_FRAGMENT 0xbfff"),
     Mutant("don't fragment", "#define IPV4_FRAGMENT 0x3fff", "#define IPV4_FRAGMENT 0x7fff"),
-    Mutant("IP options", "ip.version_length != 0x45 ||", "(ip.version_length & 0xf0) != 0x40 ||"),
-    Mutant("IP version", "ip.version_length != 0x45 ||", "(ip.version_length & 0x0f) != 0x05 ||"),
-    Mutant("IPv6 version", "bpf_ntohl(ip.version) >> 28 != 6 ||", ""),
-    Mutant("IPv4 protocol", "|| ip.protocol != PROTOCOL_TCP", ""),
-    Mutant("IPv6 next header", "|| ip.next != PROTOCOL_TCP", ""),
-    Mutant("mapped addresses", "if (is_mapped(ip.source) || is_mapped(ip.destination))", "if (0)"),
-    Mutant("IPv4 cut off", "|| ETHERNET_HEADER + total > skb->len", ""),
+    Mutant("IP options", "ip->version_length != 0x45 ||", "(ip->version_length & 0xf0) != 0x40 ||"),
+    Mutant("IP version", "ip->version_length != 0x45 ||", "(ip->version_length & 0x0f) != 0x05 ||"),
+    Mutant("IPv6 version", "bpf_ntohl(ip->version) >> 28 != 6 ||", ""),
+    Mutant("IPv4 protocol", "|| ip->protocol != PROTOCOL_TCP", ""),
+    Mutant("IPv6 next header", "|| ip->next != PROTOCOL_TCP", ""),
+    Mutant(
+        "mapped addresses", "if (is_mapped(ip->source) || is_mapped(ip->destination))", "if (0)"
+    ),
+    Mutant("IPv4 cut off", "|| ETHERNET_HEADER + total > packet->skb->len", ""),
     Mutant(
         "IPv4 cut off by one",
-        "ETHERNET_HEADER + total > skb->len",
-        "ETHERNET_HEADER + total > skb->len + 1",
+        "ETHERNET_HEADER + total > packet->skb->len",
+        "ETHERNET_HEADER + total > packet->skb->len + 1",
     ),
-    Mutant("IPv6 cut off", "if (ETHERNET_HEADER + IPV6_HEADER + payload > skb->len)", "if (0)"),
+    Mutant(
+        "IPv6 cut off", "if (ETHERNET_HEADER + IPV6_HEADER + payload > packet->skb->len)", "if (0)"
+    ),
     Mutant("IPv4 total too short", "if (total < IPV4_HEADER || ", "if ("),
     Mutant(
         "low data offset",
-        "if (length < TCP_HEADER || length > size)\n\t\treturn;\n\tif (tcp.flags",
-        "if (length > size)\n\t\treturn;\n\tif (tcp.flags",
+        "if (length < TCP_HEADER || length > size)\n\t\treturn;\n\tnow",
+        "if (length > size)\n\t\treturn;\n\tnow",
     ),
     Mutant(
         "data offset too high",
-        "if (length < TCP_HEADER || length > size)\n\t\treturn;\n\tif (tcp.flags",
-        "if (length < TCP_HEADER)\n\t\treturn;\n\tif (tcp.flags",
+        "if (length < TCP_HEADER || length > size)\n\t\treturn;\n\tnow",
+        "if (length < TCP_HEADER)\n\t\treturn;\n\tnow",
     ),
     Mutant(
         "padding left alone",
-        "ETHERNET_HEADER + total > skb->len",
-        "ETHERNET_HEADER + total != skb->len",
+        "ETHERNET_HEADER + total > packet->skb->len",
+        "ETHERNET_HEADER + total != packet->skb->len",
     ),
     Mutant(
         "IPv6 padding left alone",
-        "IPV6_HEADER + payload > skb->len",
-        "IPV6_HEADER + payload != skb->len",
+        "IPV6_HEADER + payload > packet->skb->len",
+        "IPV6_HEADER + payload != packet->skb->len",
     ),
     Mutant("VLAN", "if (skb->vlan_present)", "if (0)"),
     Mutant("IPv6 left alone", "else if (skb->protocol == bpf_htons(0x86dd))", "else if (0)"),
     Mutant("sides swapped", "return from(skb, CLIENT);", "return from(skb, SERVER);"),
     # The frame.
-    Mutant("checksum not updated", "0, difference, 0);", "0, 0, 0);"),
-    Mutant("pseudo-header updated", "0, difference, 0);", "0, difference, BPF_F_PSEUDO_HDR);"),
+    *(
+        Mutant(f"{name}{at.strip()}", f"{at}, 0, difference, 0);", f"{at}, 0, {then});")
+        for at in (
+            "\n\tbpf_l4_csum_replace(skb, packet->tcp_at + CHECKSUM_AT",
+            "bpf_l4_csum_replace(packet->skb, packet->tcp_at + CHECKSUM_AT",
+        )
+        for name, then in (
+            ("checksum not updated: ", "0, 0"),
+            ("pseudo-header updated: ", "difference, BPF_F_PSEUDO_HDR"),
+        )
+    ),
     Mutant("mark overwritten", "\tskb->mark |= MARK_TRANSLATED;", "\tskb->mark = MARK_TRANSLATED;"),
     Mutant("not marked", "\tskb->mark |= MARK_TRANSLATED;", ""),
     Mutant(
@@ -295,14 +344,14 @@ PROGRAMS = [
     Mutant("does not settle", "\town->settled = 1;", ""),
     Mutant(
         "does not settle in time",
-        "if (now - flow->handed_over <= LEAVE_FOR_NS &&\n\t    !",
+        "if (!passed(now, flow->handed_over, LEAVE_FOR_NS) &&\n\t    !",
         "if (!",
     ),
-    Mutant("left: not seen", "\tnote(packet, &tcp);\n", "\tif (!left)\n\t\tnote(packet, &tcp);\n"),
+    Mutant("left: not seen", "\tnote(packet, tcp);\n", "\tif (!left)\n\t\tnote(packet, tcp);\n"),
     Mutant(
         "left: end not seen",
-        "\tif (tcp.flags & (FIN | RST) || packet",
-        "\tif (left)\n\t\t;\n\telse if (tcp.flags & (FIN | RST) || packet",
+        "\tif (tcp->flags & (FIN | RST) || packet",
+        "\tif (left)\n\t\t;\n\telse if (tcp->flags & (FIN | RST) || packet",
     ),
     Mutant("done: own not taken", "\t\tcatch_up(own, done, side);\n", ""),
     Mutant("done: other's not taken", "\t\tcatch_up(packet->other, done, 1 - side);\n", ""),
@@ -327,8 +376,8 @@ PROGRAMS = [
     Mutant("passing: translated", "if (packet->flow->flags & PASSING) {", "if (0) {"),
     Mutant(
         "passing: SYNs, too",
-        "\tif (tcp.flags & SYN) {",
-        "\tif (tcp.flags & SYN && !(packet->flow->flags & PASSING)) {",
+        "\tif (tcp->flags & SYN) {",
+        "\tif (tcp->flags & SYN && !(packet->flow->flags & PASSING)) {",
     ),
     Mutant("does not wait", "if (own->settled)\n", "if (1)\n"),
 ]
