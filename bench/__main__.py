@@ -28,6 +28,7 @@ from bench.figures import (
 from bench.real_programs import page
 from bench.report import Result
 from bench.rows import Row
+from nfq_zerortt.config import MOST_WORKERS
 from nfq_zerortt.testbed.commands import require_programs, require_root
 
 HANDSHAKES = "handshakes"
@@ -62,8 +63,19 @@ FIGURES: dict[str, Callable[[bool], list[Row]]] = {
     type=click.Choice(handshakes.PATHS),
     help="Of handshakes: only by this one.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(2, MOST_WORKERS),
+    help="Of handshakes: by a service with so many workers as well.",
+)
 def bench(
-    names: tuple[str, ...], quick: bool, as_json: bool, write: bool, paths: tuple[str, ...]
+    *,
+    names: tuple[str, ...],
+    quick: bool,
+    as_json: bool,
+    write: bool,
+    paths: tuple[str, ...],
+    workers: int | None,
 ) -> int:
     """Measure the figures NAMES: connect, synack, transfers, datapath, flows, handshakes, bulk,
     uploads, fast_open, programs; or all.
@@ -80,8 +92,12 @@ def bench(
     host = report.machine()
     results: list[Result] = []
     figures = dict(FIGURES)
-    if paths:
-        figures[HANDSHAKES] = partial(handshakes.measure, paths=paths)
+    if paths or workers:
+        figures[HANDSHAKES] = partial(
+            handshakes.measure,
+            paths=paths or handshakes.PATHS,
+            workers=(1, workers) if workers else (1,),
+        )
     for name in names or FIGURES:
         started = time.monotonic()
         with console.status(f"{name} …"):

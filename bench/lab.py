@@ -55,6 +55,8 @@ class Listener:
         self.way = way
         self.queue = queue
         self.pid = process.pid
+        self._pids = {process.pid}
+        self._queues = range(queue, queue + 1)
         self._process = process
         self._log = log
         self._read_to = 0
@@ -71,6 +73,11 @@ class Listener:
                 said = self._log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"]
                 raise ZeroRttError(f"{self.way} did not start: {said[-1]}")
             time.sleep(0.02)
+        for event in self.events():
+            if event["event"] == "service.ready":
+                self._pids |= set(event.get("worker_pids", ()))
+                self._queues = range(self.queue, self.queue + event.get("workers", 1))
+        self._read_to = 0  # who asks for events wants these, too
 
     def events(self) -> list[dict[str, Any]]:
         """Return what it has logged since the last call."""
@@ -82,16 +89,22 @@ class Listener:
         return [json.loads(line) for line in data.splitlines()]
 
     def cpu_time(self) -> CpuTime:
-        """Return the processor time it has used."""
-        return cpu_time(self.pid)
+        """Return the processor time that it and its workers have used."""
+        used = [cpu_time(pid) for pid in self._pids]
+        return CpuTime(sum(one.user_s for one in used), sum(one.system_s for one in used))
 
     def resident_bytes(self) -> int:
         """Return its memory."""
         return resident_bytes(self.pid)
 
     def counters(self) -> QueueCounters:
-        """Return its queue's counters."""
-        return queue_counters(self.pid, self.queue)
+        """Return the counters of its queues, added up."""
+        each = [queue_counters(self.pid, queue) for queue in self._queues]
+        return QueueCounters(
+            sum(one.packets for one in each),
+            sum(one.dropped for one in each),
+            sum(one.user_dropped for one in each),
+        )
 
     def stop(self) -> None:
         """End it as systemd would, and more harshly if that does not help."""

@@ -63,9 +63,8 @@ def _serve(connection: socket.socket, kind: Kind, size: int, client_port: int) -
     return OK
 
 
-def _attend(connection: socket.socket, port: int, number: int) -> None:
+def _attend(connection: socket.socket, client_port: int, port: int, number: int) -> None:
     started = time.monotonic()
-    client_port = connection.getpeername()[1]
     with connection:
         connection.settimeout(_TIMEOUT_S)
         try:
@@ -81,7 +80,7 @@ def _attend(connection: socket.socket, port: int, number: int) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
 
 
-def _die(connection: socket.socket, number: int) -> None:
+def _die(connection: socket.socket, client_port: int, number: int) -> None:
     """Serve half a connection in a process of its own, which then dies as by ``kill -9``."""
     if os.fork():
         connection.close()
@@ -93,7 +92,7 @@ def _die(connection: socket.socket, number: int) -> None:
     else:
         if kind is Kind.DOWNLOAD:
             receive(connection, len(REQUEST))
-        connection.sendall(content(connection.getpeername()[1], size // 2))
+        connection.sendall(content(client_port, size // 2))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -107,15 +106,15 @@ def _accept(listeners: dict[int, tuple[int, int]], sockets: list[socket.socket])
         for key, _ in selector.select():
             assert isinstance(key.fileobj, socket.socket)
             try:
-                connection, _ = key.fileobj.accept()
+                connection, (_, client_port, *_) = key.fileobj.accept()
             except (BlockingIOError, ConnectionError):
                 continue  # it has gone already
             port, number = listeners[key.fd]
             if number >= MORTAL:
-                _die(connection, number - MORTAL)
+                _die(connection, client_port, number - MORTAL)
             else:
                 threading.Thread(
-                    target=_attend, args=(connection, port, number), daemon=True
+                    target=_attend, args=(connection, client_port, port, number), daemon=True
                 ).start()
 
 

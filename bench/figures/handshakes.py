@@ -16,6 +16,7 @@ those before, so that a slow answer is not excused by a slower load.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from bench.comparison.generator import build
 from bench.comparison.laboratory import ComparisonLab
@@ -37,6 +38,7 @@ _ROUNDS, _FAR_ROUNDS = 5, 3
 _TOML = """\
 strategy = "auto"
 data_path = "{path}"
+workers = {workers}
 ports = "{hold},{auto}"
 fast_open_ports = "{auto}"
 
@@ -46,8 +48,11 @@ strategy = "hold"
 """
 
 
-def measure(quick: bool, paths: Sequence[str] = PATHS) -> list[Row]:
-    """Measure by each data path: without a WAN at full and half load, with one at half."""
+def measure(quick: bool, paths: Sequence[str] = PATHS, workers: Sequence[int] = (1,)) -> list[Row]:
+    """Measure by each data path: without a WAN at full and half load, with one at half.
+
+    ``workers``: how many a service has; there is a service for each number.
+    """
     full = Load(1000 if quick else 6000, 0, _AT_A_TIME)
     half = Load(_HALF if quick else 2 * _HALF, _HALF, _MOST)
     many, few = (1, 1) if quick else (_ROUNDS, _FAR_ROUNDS)
@@ -57,7 +62,7 @@ def measure(quick: bool, paths: Sequence[str] = PATHS) -> list[Row]:
         with ComparisonLab(rtt_ms=rtt_ms) as lab:
             if not rtt_ms:
                 lab.take_wan_away()
-            turns = _turns(lab, _ways(lab, paths), load, rounds)
+            turns = _turns(lab, _ways(lab, paths, workers), load, rounds)
         if load is full:
             rows += _rows_of_rate(turns)
         else:
@@ -65,14 +70,15 @@ def measure(quick: bool, paths: Sequence[str] = PATHS) -> list[Row]:
     return rows
 
 
-def _ways(lab: ComparisonLab, paths: Sequence[str]) -> list[Way]:
-    """Start the servers, and a service for each data path."""
+def _ways(lab: ComparisonLab, paths: Sequence[str], workers: Sequence[int]) -> list[Way]:
+    """Start the servers, and a service for each data path and number of workers."""
     ways = [Way(DIRECT, 8000)]
-    for number, path in enumerate(paths, start=1):
+    for number, (path, several) in enumerate(product(paths, workers), start=1):
         hold, auto = 8000 + 10 * number, 8001 + 10 * number
-        toml = _TOML.format(path=path, hold=hold, auto=auto)
-        service = lab.configured_service(f"service-{path}", 8000 + number, toml)
-        ways += [Way(f"{HOLD}, {path}", hold, service), Way(f"{AUTO}, {path}", auto, service)]
+        toml = _TOML.format(path=path, workers=several, hold=hold, auto=auto)
+        name = f"{path}, {several} workers" if several > 1 else path
+        service = lab.configured_service(f"service-{number}", 8000 + 20 * number, toml)
+        ways += [Way(f"{HOLD}, {name}", hold, service), Way(f"{AUTO}, {name}", auto, service)]
     lab.do("client", "sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=10000 65000")
     lab.do("server", "sysctl", "-q", "-w", "net.ipv4.tcp_fastopen=0x402")
     for way in ways:
