@@ -8,10 +8,10 @@ from itertools import chain
 
 from nfq_zerortt.config import STRATEGIES
 from nfq_zerortt.core.actions import Side
+from nfq_zerortt.core.collector import Collector
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.flow import Flow, ends_of
-from nfq_zerortt.core.handover import Handover
-from nfq_zerortt.core.passing import KEEP_S
+from nfq_zerortt.core.passing import KEEP_S, Passing
 from nfq_zerortt.core.states import ENDED, Event, State
 from nfq_zerortt.kernel.bpf import layout
 from nfq_zerortt.kernel.bpf.layout import DirectionEntry, FlowEntry
@@ -113,27 +113,37 @@ class KernelCarrier:
             if not layout.glance(data).flags & (layout.PASSING | layout.SUPERSEDED):
                 yield flow_from(layout.client_key(key), data)
 
-    def due(self, handover: Handover) -> Iterator[bytes | None]:
+    def due(self, collector: Collector, passing: Passing) -> Iterator[bytes | None]:
         """Go through all flows and give the 4-tuples of those that something is to be done about.
 
-        None stands for each of the others, so that whoever asks can pause now and then.
+        None stands for each of the others, so that whoever asks can pause now and then. ``passing``
+        is told how many connections pass there.
         """
-        passing = 0
+        count = 0
         for key, data in self._entries():
             last_seen, flags = layout.glance(data)
             silent = time.monotonic() - last_seen / _NS
             if flags & layout.PASSING:
-                passing += 1
+                count += 1
                 yield layout.client_key(key) if silent > KEEP_S else None
                 continue
             reported = bool(flags & layout.REPORTED)
-            if flags & layout.SUPERSEDED or handover.is_due(
+            if flags & layout.SUPERSEDED or collector.is_due(
                 state_of(flags), reported=reported, silent=silent
             ):
                 yield layout.client_key(key)
             else:
                 yield None
-        handover.passing = passing
+        passing.carried = count
+
+    def kinds(self) -> Iterator[State | str]:
+        """Tell of each entry what it is: a flow in that state, or ``passing`` or ``superseded``."""
+        for _, data in self._entries():
+            flags = layout.glance(data).flags
+            if flags & layout.PASSING:
+                yield "passing"
+            else:
+                yield "superseded" if flags & layout.SUPERSEDED else state_of(flags)
 
     def survey(self) -> tuple[int, int]:
         """Return how many flows there are that have not ended, and the highest number of all."""

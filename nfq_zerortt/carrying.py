@@ -11,7 +11,7 @@ from nfq_zerortt.config import Config
 from nfq_zerortt.core.actions import Actions, Report, Side
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.handover import Handover
+from nfq_zerortt.core.states import State
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.kernel import pins
 from nfq_zerortt.kernel.adoption import find_maps
@@ -56,6 +56,20 @@ def choose(config: Config) -> tuple[KernelPath | None, str]:
     return path, ""
 
 
+def left_behind(config: Config) -> KernelPath | None:
+    """Return the kernel data path if an earlier process has left flows to it.
+
+    Several workers that keep new flows go on with it as it is: nobody can tell which of them would
+    get the packets of a flow that was taken back.
+
+    Raises:
+        ZeroRttError: something is there that cannot be read.
+    """
+    left = find_maps(config.queue, pins.directory(config.queue))
+    close_all(left)
+    return _opened(config) if left else None
+
+
 def take_back(config: Config, engine: Engine, run: Callable[[Actions], None]) -> int:
     """Take back the flows that an earlier process has left to the kernel; return how many.
 
@@ -64,29 +78,14 @@ def take_back(config: Config, engine: Engine, run: Callable[[Actions], None]) ->
     Raises:
         ZeroRttError: something is there that cannot be read.
     """
-    left = find_maps(config.queue, pins.directory(config.queue))
-    close_all(left)
-    if not left:
+    path = left_behind(config)
+    if path is None:
         return 0
-    path = _opened(config)
     flows = list(KernelCarrier(path).flows())
     for flow in flows:
         run(engine.take_in(flow, time.monotonic()))
     path.close(leave=False)
     return len(flows)
-
-
-def leave_there(config: Config) -> KernelPath | None:
-    """Return the kernel data path if an earlier process has left flows to it.
-
-    For several workers that keep new flows: nobody can tell which of them would get the packets.
-
-    Raises:
-        ZeroRttError: something is there that cannot be read.
-    """
-    left = find_maps(config.queue, pins.directory(config.queue))
-    close_all(left)
-    return _opened(config) if left else None
 
 
 def _opened(config: Config) -> KernelPath:
@@ -102,13 +101,13 @@ class Carrying:
     """
 
     def __init__(self, path: KernelPath, engine: Engine, seed: int) -> None:
-        """``seed`` as in :class:`Handover`."""
+        """``seed``: the first hand-over's number; other processes' must be others."""
         self._path = path
         self._carrier = KernelCarrier(path, time.monotonic)
         self.adopted, count = self._carrier.survey() if path.adopted else (0, 0)
-        self._handover: Handover = engine.hand_over_to(self._carrier, seed, count)
-        self._handover.max_passing = path.max_flows // _PASSING_SHARE
-        self._engine = engine
+        self._handover = engine.hand_over_to(self._carrier, seed, count)
+        self._passing = engine.passing
+        self._passing.max_carried = path.max_flows // _PASSING_SHARE
         self._table = engine.table
         self._told = False
 
@@ -117,10 +116,8 @@ class Carrying:
 
         Of the connections that may pass in the kernel it gets its share.
         """
-        before = self._handover
-        self._handover = self._engine.hand_over_to(self._carrier, seed, 0)
-        self._handover.enabled = before.enabled
-        self._handover.max_passing = before.max_passing // workers
+        self._handover.entries.ticket = seed
+        self._passing.max_carried //= workers
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when flows have ended."""
@@ -138,26 +135,26 @@ class Carrying:
     @property
     def passing(self) -> int:
         """How many connections pass in the kernel untouched, as far as is known."""
-        return self._handover.passing
+        return self._passing.carried
 
     @passing.setter
     def passing(self, count: int) -> None:
-        self._handover.passing = count
+        self._passing.carried = count
 
     def may_have_room(self) -> None:
         """Let the kernel's table be tried again, if it was full: others make room, too."""
-        self._handover.is_full = False
+        self._handover.entries.is_full = False
 
     def done(self, raw: bytes, side: Side) -> None:
         """Take in that a packet is done which the kernel had left to us."""
-        self._handover.done(raw, side)
+        self._handover.entries.done(raw, side)
 
     async def look_through(self, run: Callable[[Actions], None]) -> None:
         """Go through all flows again and again: what has ended or is idle is not forgotten."""
         while True:
             run(self._seen_to())
             until = time.monotonic() + SLICE_S
-            for client_key in self._carrier.due(self._handover):
+            for client_key in self._carrier.due(self._handover.collector, self._passing):
                 if client_key is not None:
                     run(self._handover.look_after(client_key, time.monotonic()))
                 if time.monotonic() >= until:
@@ -171,6 +168,15 @@ class Carrying:
             if flow.client_key not in self._table.paths:
                 yield flow
             flow.dissolve()
+
+    def entries(self) -> Iterator[State | str]:
+        """Tell of each entry in the kernel's table what it is (:meth:`KernelCarrier.kinds`)."""
+        return self._carrier.kinds()
+
+    @property
+    def max_entries(self) -> int:
+        """How many entries the kernel's table takes."""
+        return self._path.max_flows
 
     def attach_again(self) -> None:
         """See that the programs are where they belong: an interface may have been made anew.

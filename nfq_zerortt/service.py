@@ -19,7 +19,7 @@ from typing import Any
 from nfq_zerortt import __version__
 from nfq_zerortt.answers import Answers, of_process
 from nfq_zerortt.applied_rules import AppliedRules
-from nfq_zerortt.carrying import Carrying, choose, leave_there, take_back
+from nfq_zerortt.carrying import Carrying, choose, left_behind, take_back
 from nfq_zerortt.config import DEFAULT_CONTROL_SOCKET, Config
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.flow import Flow
@@ -153,7 +153,7 @@ class Service:
         path, self._why_python = choose(self._config)
         if path is None and self._config.workers > 1:
             try:
-                path = leave_there(self._config)
+                path = left_behind(self._config)
             except ZeroRttError as error:
                 self._warnings.append(("data_path", str(error), "nfq-zerortt rules remove"))
         if path is not None:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from nfq_zerortt.carrier import KernelCarrier, entry_of, flow_from, state_of
 from nfq_zerortt.config import STRATEGIES, Limits
 from nfq_zerortt.core.actions import Side
+from nfq_zerortt.core.collector import Collector
 from nfq_zerortt.core.descriptions import describe_flow
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.endings import Endings
+from nfq_zerortt.core.entries import Entries
 from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.handover import Handover
+from nfq_zerortt.core.passing import Passing
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.kernel.bpf import layout
@@ -338,9 +340,10 @@ def test_what_is_due_is_found() -> None:
     carrier, _ = a_carrier(*flows.values())
     table = FlowTable()
     limits = Limits(idle_timeout_s=600)
-    handover = Handover(carrier, table, Endings(limits, table), 1)
+    collector = Collector(Entries(carrier, 1), Endings(limits, table))
+    passing = Passing()
     names = {flow.client_key: name for name, flow in flows.items()}
-    due = [key and names[key] for key in carrier.due(handover)]
+    due = [key and names[key] for key in carrier.due(collector, passing)]
     assert len(due) == len(flows)
     assert {name for name in due if name} == {
         "idle",
@@ -350,4 +353,4 @@ def test_what_is_due_is_found() -> None:
         "passed",
         "closing",
     }
-    assert handover.passing == 2
+    assert passing.carried == 2

@@ -39,7 +39,7 @@ def describe_flow(flow: Flow, now: float) -> dict[str, Any]:
         "server": server,
         "state": flow.state.name,
         "strategy": flow.strategy,
-        "data_path": _data_path(flow),
+        "data_path": data_path(flow),
         "age_s": _ago(flow.created, now),
         "idle_s": _ago(flow.last_seen, now),
         "server_rtt_ms": _ms(flow.server_rtt) if answered else None,
@@ -60,7 +60,8 @@ def describe_flow(flow: Flow, now: float) -> dict[str, Any]:
     }
 
 
-def _data_path(flow: Flow) -> str:
+def data_path(flow: Flow) -> str:
+    """Tell who rewrites the packets of a flow now: python or kernel; none if it is observed."""
     if flow.observed:
         return "none"
     return "python" if flow.handed_over is None else "kernel"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nfq_zerortt.config import Limits
-from nfq_zerortt.core.actions import Action
-from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.handshake import report
+from nfq_zerortt.core import packets
+from nfq_zerortt.core.actions import Action, Send, Side
+from nfq_zerortt.core.flow import Flow, report
 from nfq_zerortt.core.held import cost_of
-from nfq_zerortt.core.states import Event, State
+from nfq_zerortt.core.states import TRANSLATING, Event, State
 from nfq_zerortt.core.table import FlowTable
+from nfq_zerortt.wire.flags import ACK, RST
+from nfq_zerortt.wire.seqnum import add
 
 _CLOSING_S = 120.0
 """A flow whose FINs are not both acknowledged is not waited for longer than that in silence."""
@@ -19,10 +23,10 @@ RESET_BY = {
 
 
 class Endings:
-    """Ends flows, for all parts of one engine."""
+    """Ends flows, for all parts of one engine; ``limits`` may be replaced."""
 
     def __init__(self, limits: Limits, table: FlowTable) -> None:
-        self._limits = limits
+        self.limits = limits
         self._table = table
 
     def linger(self, flow: Flow) -> float:
@@ -31,7 +35,7 @@ class Endings:
 
     def patience(self, state: State) -> float:
         """Return the same for flows in that state."""
-        limits = self._limits
+        limits = self.limits
         return {
             State.TIME_WAIT: limits.time_wait_s,
             State.RESET: limits.reset_linger_s,
@@ -67,6 +71,23 @@ class Endings:
         actions = self.told(flow, reason)
         self.forget(flow)
         return actions
+
+    def cut_off(self, flow: Flow) -> Iterator[Action]:
+        """Reset both ends of a flow that cannot live without us, with numbers that each accepts."""
+        if flow.state in TRANSLATING:
+            to_client = add(flow.to_client.next_seq, -flow.shift)
+            data = packets.to_client(
+                flow, seq=to_client, ack=flow.to_server.next_seq, flags=RST | ACK
+            )
+            yield Send(Side.CLIENT, data, "service_stopped")
+            reset = packets.reset_server(flow, flow.to_server.next_seq)
+            yield Send(Side.SERVER, reset, "service_stopped")
+        elif flow.state is not State.ABORTED:
+            yield Send(Side.CLIENT, packets.reset_client(flow), "service_stopped")
+            if flow.attempts:
+                reset = packets.reset_server(flow, flow.syn_end)
+                yield Send(Side.SERVER, reset, "service_stopped")
+        yield report(flow, "flow.reset", reason="service_stopped", by="clientnic")
 
     def forget(self, flow: Flow) -> None:
         """Take the flow out of the table, and what was held for it out of the account."""

@@ -1,41 +1,47 @@
 """The door of the core: a packet, its side and the time in; actions out.
 
-:meth:`Engine.packet` first tries the short way: a plain segment of an
-established flow is translated and done. Everything else goes by the flow's
-state: :mod:`~nfq_zerortt.core.opening` before both handshakes are complete,
-:mod:`~nfq_zerortt.core.stream` afterwards. Whatever is not understood passes
-untouched, with a reason.
+:meth:`Engine.packet` first tries the short way: a plain segment of an established flow is
+translated and done. For all else it is asked in this order whose packet it is:
+
+1. a flow's in the table: then it goes by the flow's state, to :mod:`~nfq_zerortt.core.opening`
+   before both handshakes are complete, to :mod:`~nfq_zerortt.core.stream` afterwards;
+2. a connection's that passes untouched (:mod:`~nfq_zerortt.core.passing`);
+3. a flow's that the kernel carries (:mod:`~nfq_zerortt.core.handover`): as the first, by a flow
+   that is made from the kernel's entry for this packet;
+4. nobody's yet: a SYN may begin a flow (:mod:`~nfq_zerortt.core.admission`), all else passes.
+
+ICMP errors go by the segment that they quote (:mod:`~nfq_zerortt.core.quotations`). Whatever is
+not understood passes untouched, with a reason.
 """
 
 from __future__ import annotations
 
 import struct
 import traceback
-from collections.abc import Iterator
 
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
-from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Side
 from nfq_zerortt.core.admission import Admission, Policy
 from nfq_zerortt.core.endings import Endings
-from nfq_zerortt.core.flow import Flow, Path, flow_name, reverse_key
-from nfq_zerortt.core.handover import Carrier, Handover
-from nfq_zerortt.core.handshake import Handshake, report
+from nfq_zerortt.core.entries import Carrier
+from nfq_zerortt.core.flow import Flow, Path, flow_name, report
+from nfq_zerortt.core.handover import Handover
+from nfq_zerortt.core.handshake import Handshake
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.negotiation import ETHERNET_MTU
 from nfq_zerortt.core.opening import Opening
-from nfq_zerortt.core.passing import Passing
+from nfq_zerortt.core.passing import KEEP_S, Passing
 from nfq_zerortt.core.prefixes import Prefixes
 from nfq_zerortt.core.quotations import Quotations
-from nfq_zerortt.core.states import ENDED, HALF_OPEN, TRANSLATING, Event, State
+from nfq_zerortt.core.states import ENDED, HALF_OPEN, TRANSLATING, Event
 from nfq_zerortt.core.strategies import Strategy, by_name
 from nfq_zerortt.core.stream import Stream
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.wire.errors import CutOffError, NotTcpError, WireError
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
 from nfq_zerortt.wire.icmp import look_quoted
-from nfq_zerortt.wire.seqnum import add
 from nfq_zerortt.wire.view import SegmentView, look
 
 _IPV4 = struct.Struct(">BxHxxHxB")  # version and header length, total length, fragment, protocol
@@ -67,7 +73,8 @@ class Engine:
         self.limits = limits
         self.link_mtu = ETHERNET_MTU
         self._numbers = InitialNumbers(secret)
-        self._passing = Passing()
+        self.passing = Passing()
+        self._endings = Endings(limits, self.table)
         self._prefixes = Prefixes(limits.unanswered_per_prefix)
         self._count, self._step = 0, 1
         self._paths = self.table.paths
@@ -95,11 +102,9 @@ class Engine:
         self._strategies: dict[str, Strategy] = {}
         for name in policy.strategies:
             self._strategy_named(name)
-        self._endings = Endings(limits, self.table)
+        self._endings.limits = limits
         self._pass_when_full = policy.kernel_full == "pass"
-        if self.handover is not None:
-            self.handover.endings = self._endings
-        self._stream = Stream(self._moves, self._endings, self._first_packet)
+        self._stream = Stream(self._endings, self._first_packet)
         self._quotations = Quotations(self._moves, self._endings)
         self._admission = Admission(
             policy=policy,
@@ -125,9 +130,10 @@ class Engine:
     def hand_over_to(self, carrier: Carrier, seed: int, count: int) -> Handover:
         """Hand flows over to ``carrier`` from now on.
 
-        ``seed`` as in :class:`Handover`; ``count`` is the highest number of the flows there.
+        ``seed`` as in :class:`Entries`; ``count`` is the highest number of the flows there.
         """
         self.handover = Handover(carrier, self.table, self._endings, seed)
+        self.passing.entries = self.handover.entries
         self._count_on(count)
         return self.handover
 
@@ -170,8 +176,8 @@ class Engine:
         if not self.limits.leave_alone_s:
             self.memory.refusals.clear()
         for flow in self.table:
-            waits = flow.handed_over is not None or flow.ready_since is not None
-            if flow.state in TRANSLATING and not waits:
+            moves = flow.waiting or flow.handed_over is not None
+            if flow.state in TRANSLATING and not moves:
                 end = flow.last_seen + self._endings.linger(flow)
                 self.table.set_timer(flow, end, flow.last_seen)
 
@@ -238,19 +244,11 @@ class Engine:
             if self.handover is None:
                 return actions
             return [*actions, *self.handover.after_packet(flow, now)]
-        ended: Actions = ()
-        if self.handover is not None and not self._passing.knows(view, now):
-            path = self._entry(view.flow_key, side)
+        if self.handover is not None and not self.passing.knows(view, now):
+            path = self.handover.path_of(view.flow_key, side)
             if path is not None:
-                flow = path.flow
-                if not flow.passing and not flow.superseded:
-                    return self._of_carried(path, view, now)
-                if not flow.passing:  # superseded: the packet is another connection's
-                    ended = self.handover.look_after(flow.client_key, now)
-                elif self.handover.still_passes(flow, now):
-                    self._passing.add(view, now)
-                flow.dissolve()
-        return [*self._first_packet(view, side, now), *ended]
+                return self._of_entry(self.handover, path, view, now)
+        return self._first_packet(view, side, now)
 
     def _of_flow(self, path: Path, view: SegmentView, now: float) -> Actions:
         flow = path.flow
@@ -263,35 +261,38 @@ class Engine:
             return self._opening.from_client(flow, view, now)
         return self._opening.from_server(flow, view, now)
 
-    def _carried(self, flow_key: bytes, side: Side) -> Path | None:
-        """Return the path that a packet from ``side`` has in a flow that the kernel carries."""
-        path = self._entry(flow_key, side)
-        if path is not None and (path.flow.superseded or path.flow.passing):
-            path.flow.dissolve()
-            return None
-        return path
+    def _of_entry(self, handover: Handover, path: Path, view: SegmentView, now: float) -> Actions:
+        """Deal with a packet on whose 4-tuple the kernel has an entry, and which it left to us."""
+        flow = path.flow
+        if not flow.passing and not flow.superseded:
+            return self._of_carried(handover, path, view, now)
+        if flow.passing and now - flow.last_seen <= KEEP_S:
+            self.passing.add(view, now)
+        said = handover.look_after(flow.client_key, now)
+        flow.dissolve()
+        return [*self._first_packet(view, path.side, now), *said]
 
-    def _entry(self, flow_key: bytes, side: Side) -> Path | None:
-        """Return the same for whatever the kernel knows by these addresses and ports."""
-        if self.handover is None:
-            return None
-        client_key = flow_key if side is Side.CLIENT else reverse_key(flow_key)
-        return self.handover.path_of(client_key, side)
-
-    def _of_carried(self, path: Path, view: SegmentView, now: float) -> Actions:
-        assert self.handover is not None
+    def _of_carried(self, handover: Handover, path: Path, view: SegmentView, now: float) -> Actions:
         flow = path.flow
         said: Actions = ()
         if flow.state in ENDED and not flow.ended:  # nobody was told yet, and it may begin anew
-            said = self.handover.look_after(flow.client_key, now)
+            said = handover.look_after(flow.client_key, now)
             flow.ended = True
         before = flow.state, flow.to_server.progress, flow.to_client.progress
         actions = self._of_flow(path, view, now)
         if (flow.state, flow.to_server.progress, flow.to_client.progress) != before:
-            self.handover.reclaim(flow, now)
+            handover.reclaim(flow, now)
         else:
             flow.dissolve()
         return [*actions, *said]
+
+    def _carried(self, flow_key: bytes, side: Side) -> Path | None:
+        """Return the path that a packet from ``side`` has in a flow that the kernel carries."""
+        path = self.handover.path_of(flow_key, side) if self.handover is not None else None
+        if path is not None and (path.flow.superseded or path.flow.passing):
+            path.flow.dissolve()
+            return None
+        return path
 
     def _not_tcp(self, raw: bytes, side: Side, now: float, what: str) -> Actions:
         """Let a packet pass, unless it is an ICMP error about a flow of ours."""
@@ -323,8 +324,11 @@ class Engine:
             key = raw[12:20] + raw[ports : ports + 4]
         else:
             key = raw[8:44]
-        path = self._paths.get(key) or self._carried(key, side)
-        if path is None or path.flow.observed:
+        path = self._paths.get(key)
+        carried = self._carried(key, side) if path is None else None
+        if carried is not None:
+            carried.flow.dissolve()
+        elif path is None or path.flow.observed:
             return [Accept("too_long")]
         reason = "malformed: too long for the queue"
         return [Drop("too_long"), Report("packet.malformed", 0, "", {"reason": reason})]
@@ -333,25 +337,31 @@ class Engine:
 
     def _first_packet(self, view: SegmentView, side: Side, now: float) -> Actions:
         """Begin a flow with a client's SYN; let everything else pass."""
-        if self._passing.knows(view, now):
-            if view.flags & SYN and view.flags & ACK and side is Side.SERVER:
-                self.memory.refusals.forget(view.source)
-            # Also a SYN: again the one that was let pass, or a stranger's guess.
-            elif self.handover is not None and not view.flags & SYN and not view.fragment:
-                self.handover.let_pass(
-                    view.flow_key if side is Side.CLIENT else view.reply_key, now
-                )
-            return [Accept("bypassed")]
+        if self.passing.knows(view, now):
+            return self._passes(view, side, now)
         if not view.flags & SYN or view.flags & ACK:
             return self._pass(view, "mid_stream", now)
         if self.draining:
             return self._pass(view, "service_stopping", now)
-        if self._pass_when_full and self.handover is not None and self.handover.is_full:
+        if self._pass_when_full and self.handover and self.handover.entries.is_full:
             return self._pass(view, "kernel_full", now)
         decided = self._admission.decide(view, side, now)
         if isinstance(decided, str):
             return self._pass(view, decided, now)
         return self._new_flow(view, decided, now)
+
+    def _passes(self, view: SegmentView, side: Side, now: float) -> Actions:
+        """Deal with a packet of a connection that passes untouched.
+
+        Also a SYN: again the one that was let pass, or a stranger's guess.
+        """
+        if view.flags & SYN:
+            if view.flags & ACK and side is Side.SERVER:
+                self.memory.refusals.forget(view.source)
+        elif not view.fragment:
+            client_key = view.flow_key if side is Side.CLIENT else view.reply_key
+            self.passing.hand_over(client_key, now)
+        return [Accept("bypassed")]
 
     def _make_room(self) -> bool:
         """Forget the flow that ended first; tell whether there was one."""
@@ -365,19 +375,20 @@ class Engine:
         self, view: SegmentView, reason: str, now: float, number: int | None = None
     ) -> Actions:
         """Let a connection pass untouched from now on, and say so once."""
-        self._passing.add(view, now)
+        self.passing.add(view, now)
         if number is None:
             number = self._next_number()
         said = Report("flow.bypassed", number, flow_name(view), {"reason": reason})
         return [Accept(reason), said]
 
     def _new_flow(self, syn: SegmentView, strategy: Strategy, now: float) -> Actions:
-        self._passing.forget(syn)
+        self.passing.forget(syn)
         flow = Flow.begun(self._next_number(), syn, strategy.name, now)
         self.table.add(flow)
         received = report(
             flow,
             "flow.syn_received",
+            strategy=flow.strategy,
             isn_client=flow.isn_client,
             options=flow.client_options.describe(),
         )
@@ -410,7 +421,7 @@ class Engine:
     def next_deadline(self) -> float | None:
         """Return when :meth:`tick` is to be called next, or None."""
         ours = self.table.next_deadline()
-        carried = self.handover.next_deadline() if self.handover is not None else None
+        carried = self.handover.collector.next_deadline() if self.handover else None
         if ours is None or carried is None:
             return ours if carried is None else carried
         return min(ours, carried)
@@ -418,7 +429,7 @@ class Engine:
     def tick(self, now: float) -> Actions:
         """Do what is due. The result holds no verdict."""
         if self.handover is not None:
-            self.handover.tick(now)
+            self.handover.collector.tick(now)
         actions: list[Action] = []
         for flow in self.table.due(now):
             due = self._opening.due if flow.state in HALF_OPEN else self._idle
@@ -435,7 +446,7 @@ class Engine:
         said: list[Action] = []
         if self.handover is not None:
             said = self.handover.due(flow, now)
-            if flow.handed_over is not None or flow.ready_since is not None:
+            if flow.handed_over is not None:
                 return said
         linger = self._endings.linger(flow)
         if flow.last_seen + linger > now:
@@ -457,25 +468,9 @@ class Engine:
                 self.handover.settle(flow)
                 continue
             if _depends_on_us(flow):
-                actions += self._shut_down(flow)
+                actions += self._endings.cut_off(flow)
             actions += self._endings.abandon(flow, "service_stopped")
         return actions
-
-    def _shut_down(self, flow: Flow) -> Iterator[Action]:
-        if flow.state in TRANSLATING:
-            to_client = add(flow.to_client.next_seq, -flow.shift)
-            data = packets.to_client(
-                flow, seq=to_client, ack=flow.to_server.next_seq, flags=RST | ACK
-            )
-            yield Send(Side.CLIENT, data, "service_stopped")
-            reset = packets.reset_server(flow, flow.to_server.next_seq)
-            yield Send(Side.SERVER, reset, "service_stopped")
-        elif flow.state is not State.ABORTED:
-            yield Send(Side.CLIENT, packets.reset_client(flow), "service_stopped")
-            if flow.attempts:
-                reset = packets.reset_server(flow, flow.syn_end)
-                yield Send(Side.SERVER, reset, "service_stopped")
-        yield report(flow, "flow.reset", reason="service_stopped", by="clientnic")
 
 
 def _depends_on_us(flow: Flow) -> bool:

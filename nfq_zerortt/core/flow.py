@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nfq_zerortt.core.actions import Side
+from nfq_zerortt.core.actions import Report, Side
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.endpoints import endpoint_text, server_text
 from nfq_zerortt.core.held import Duplicates, Held
@@ -63,8 +63,8 @@ class Flow:
         client_fin_end, server_fin_end: the sequence number behind each FIN, in its own space.
         reset_by: which RST ended the flow, if one did.
         ended: its end was reported.
-        ready_since: since when the flow has needed nothing but translation, while it waits to be
-            handed over to the kernel (see :mod:`nfq_zerortt.core.handover`), or None.
+        waiting: the flow needs nothing but translation, and waits to be handed over to the kernel
+            (see :mod:`nfq_zerortt.core.handover`).
         handed_over: since when the kernel carries the flow, or None; ``ticket`` names that
             hand-over, ``kept`` says that there will be none any more, ``superseded`` that another
             connection has its 4-tuple now, ``passing`` that it is none of ours and only passes.
@@ -101,7 +101,6 @@ class Flow:
         "offer",
         "passing",
         "quiet_until",
-        "ready_since",
         "reset_by",
         "scheduled",
         "server",
@@ -119,6 +118,7 @@ class Flow:
         "third_ack",
         "ticket",
         "tsval_spoofed",
+        "waiting",
     )
 
     def __init__(
@@ -164,7 +164,7 @@ class Flow:
         self.server_fin_end: int | None = None
         self.reset_by: Event | None = None
         self.ended = False
-        self.ready_since: float | None = None
+        self.waiting = False
         self.handed_over: float | None = None
         self.ticket = 0
         self.kept = False
@@ -346,6 +346,11 @@ class Flow:
 
     def __repr__(self) -> str:
         return f"<Flow {self.number} {self.name} {self.state.name}>"
+
+
+def report(flow: Flow, event: str, **fields: object) -> Report:
+    """Return a report about a flow."""
+    return Report(event, flow.number, flow.name, fields)
 
 
 def flow_name(view: SegmentView) -> str:

@@ -1,8 +1,8 @@
 """The moves of a handshake, from which a strategy puts its play together.
 
 Each move changes the flow and returns the actions that belong to it. What
-all moves share (the numbers, the memory of servers, the bounds on held data)
-lives here, so a strategy needs no state of its own.
+all moves share (the numbers, the memory of servers, what is held) lives here,
+so a strategy needs no state of its own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Action, Drop, Replace, Report, Send, Side
+from nfq_zerortt.core.early_data import EarlyData
 from nfq_zerortt.core.fast_open import Outcome
-from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.held import cost_of
+from nfq_zerortt.core.flow import Flow, report
 from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.negotiation import (
@@ -29,30 +29,22 @@ from nfq_zerortt.core.prefixes import Prefixes
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.ports import PortSet
-from nfq_zerortt.wire.flags import FIN
 from nfq_zerortt.wire.seqnum import add, distance, within
 from nfq_zerortt.wire.view import TCP_HEADER, SegmentView
 
 SPOOFED_SYN_ACK = "spoofed_syn_ack"
 """The reason of the Send on which everything rests: if it fails, the SYN must go on untouched."""
 _FORWARDED_TIMEOUT_S = 130.0  # Linux repeats a SYN for 127 s
-_QUIET_ROUND_TRIPS = 1.25
 _FAST_OPEN_ROOM = 20
 """The option with a cookie of up to 16 bytes, and its padding."""
-_MOST_AHEAD = 64
 _LONGEST_ROUND_TRIP_S = 3.0
 _LONGEST_WAIT_S = 120.0
 _STEADY_S = 1.0
 _STEADY_UNTIL = 5  # repetitions
 
 
-def report(flow: Flow, event: str, **fields: object) -> Report:
-    """Return a report about a flow."""
-    return Report(event, flow.number, flow.name, fields)
-
-
 class Handshake:
-    """The moves, for all flows of one engine."""
+    """The moves, for all flows of one engine; those with early data are those of ``early``."""
 
     def __init__(
         self,
@@ -77,6 +69,7 @@ class Handshake:
         self.limits = limits
         self.memory = memory
         self.fast_open_ports = fast_open_ports
+        self.early = EarlyData(limits, table, memory)
         self._table = table
         self._numbers = numbers
         self._prefixes = prefixes
@@ -255,85 +248,6 @@ class Handshake:
         """Wait for the answer to a SYN that went on untouched, for as long as it is repeated."""
         self._table.set_timer(flow, now + _FORWARDED_TIMEOUT_S, now)
 
-    # --- early data -----------------------------------------------------------------------
-
-    def hold(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
-        """Keep what the client sends until its numbers can be translated."""
-        if flow.third_ack is None:
-            flow.third_ack = view
-        if not view.sequence_length:
-            return [Drop("ack_held" if flow.third_ack is view else "ack_repeated")]
-        if flow.held.covers(view):
-            flow.duplicates.add(view.seq, view.end_seq)
-            return [Drop("spurious_retransmission")]
-        cost = cost_of(view)
-        limits = self.limits
-        if (
-            flow.held.is_full
-            or flow.held.cost + cost > limits.held_bytes_per_flow
-            or self._table.held_cost + cost > limits.held_bytes_total
-            or distance(flow.held.start, view.end_seq) > limits.held_bytes_per_flow
-        ):
-            return [Drop("hold_is_full")]  # not taken: the client will repeat it
-        flow.held.add(view)
-        self._table.held_cost += cost
-        if flow.held_since is not None:
-            return [Drop("held")]
-        flow.held_since = now
-        self.memory.fast_open.note_early(flow.server, now - flow.created, now)
-        return [
-            Drop("held"),
-            report(flow, "flow.data_held", segments=1, bytes=view.payload_length, held_ms=0.0),
-        ]
-
-    def release(self, flow: Flow, now: float) -> list[Action]:
-        """Send what was held, the bare third ACK first where no data does its work."""
-        self._table.held_cost -= flow.held.cost
-        flow.early_end = flow.held.contiguous_end()
-        start = flow.to_client.last_ack  # behind what the SYN has carried
-        actions: list[Action] = []
-        views = [
-            packets.trimmed(view, start)
-            for view in flow.held.release()
-            if distance(start, view.end_seq) > 0
-        ]
-        segments, size = len(views), sum(view.payload_length for view in views)
-        first = flow.third_ack
-        if first is not None and not (views and first.sequence_length):
-            data = flow.to_server.translate(first.raw[: first.end], first.tcp)
-            if first.sequence_length or first.seq != start:
-                data = packets.bare_ack(data, start)
-            actions.append(Send(Side.SERVER, data, "released"))
-        for view in views:
-            pieces = self.to_server(flow, view)
-            actions += [Send(Side.SERVER, piece, "released") for piece in pieces]
-            if view.flags & FIN:
-                flow.note_fin(Side.CLIENT, view.end_seq)
-        if segments:
-            # From the latest SYN: if that was not the one answered, the time is too short, and
-            # a repetition crosses the WAN in vain; too long, and a needed one would not.
-            flow.quiet_until = now + _QUIET_ROUND_TRIPS * (now - flow.syn_sent_at)
-            flow.choose_path()
-            since = now if flow.held_since is None else flow.held_since
-            actions.append(
-                report(
-                    flow,
-                    "flow.data_released",
-                    segments=segments,
-                    bytes=size,
-                    held_ms=round((now - since) * 1000, 3),
-                )
-            )
-        return actions
-
-    def to_server(self, flow: Flow, view: SegmentView) -> list[bytes]:
-        """Translate one of the client's segments, and cut it where the server's MSS asks for it."""
-        path = flow.from_client
-        data = path.direction.translate(view.raw[: view.end], view.tcp)
-        if view.end <= path.max_packet or view.fragment:
-            return [data]
-        return packets.split(data, path.max_packet - view.tcp - TCP_HEADER)
-
     # --- the server's answer --------------------------------------------------------------
 
     def capture_syn_ack(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
@@ -409,36 +323,6 @@ class Handshake:
         for block in flow.duplicates.acknowledged(view.ack):
             if flow.offer is not None and flow.offer.sack_permitted:
                 yield Send(Side.CLIENT, packets.duplicate_sack(data, *block), "duplicate_sack")
-
-    def keep_ahead(self, flow: Flow, view: SegmentView) -> list[Action]:
-        """Keep data that came before the SYN-ACK: a server that has the request may answer it."""
-        cost = cost_of(view)
-        limits = self.limits
-        kept = sum(map(cost_of, flow.ahead))
-        if (
-            not view.sequence_length
-            or len(flow.ahead) >= _MOST_AHEAD
-            or kept + cost > limits.held_bytes_per_flow
-            or self._table.held_cost + cost > limits.held_bytes_total
-        ):
-            return [Drop("ahead_of_syn_ack")]
-        flow.ahead.append(view)
-        self._table.held_cost += cost
-        return [Drop("held_ahead_of_syn_ack")]
-
-    def deliver_ahead(self, flow: Flow) -> list[Action]:
-        """Send the client what came before the SYN-ACK."""
-        actions: list[Action] = []
-        for view in flow.ahead:
-            self._table.held_cost -= cost_of(view)
-            if not flow.carried:
-                continue  # an earlier connection's, of which the server knows nothing any more
-            data = flow.to_client.translate(view.raw[: view.end], view.tcp)
-            actions.append(Send(Side.CLIENT, data, "released_ahead"))
-            if view.flags & FIN:
-                flow.note_fin(Side.SERVER, view.end_seq)
-        flow.ahead.clear()
-        return actions
 
     def syn_ack_report(self, flow: Flow, view: SegmentView, delta: int) -> Report:
         """Return the report of the server's SYN-ACK."""

@@ -14,8 +14,8 @@ from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Send, Side
 from nfq_zerortt.core.endings import Endings
-from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.handshake import Handshake, answers_syn, report
+from nfq_zerortt.core.flow import Flow, report
+from nfq_zerortt.core.handshake import Handshake, answers_syn
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.strategies import Strategy
 from nfq_zerortt.core.stream import FirstPacket, Stream
@@ -165,7 +165,7 @@ class Opening:
             return self._remnant(flow, view, now)
         if not flags & SYN:
             if flow.state is State.HOLDING and flow.syn_has_data:
-                return self._moves.keep_ahead(flow, view)
+                return self._moves.early.keep_ahead(flow, view)
             return [Drop("ahead_of_syn_ack")]
         if flow.state is State.ANSWERED:
             return self._second_syn_ack(flow, view)

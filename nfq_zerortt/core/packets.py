@@ -1,4 +1,4 @@
-"""The packets of our own: the spoofed SYN-ACK, resets, acknowledgements with D-SACK."""
+"""The packets of our own: the spoofed SYN-ACK, resets, acknowledgements with D-SACK, pieces."""
 
 from __future__ import annotations
 
@@ -250,6 +250,15 @@ def bare_ack(packet: bytes, seq: int | None = None) -> bytes:
         return packet
     number = whole.seq if seq is None else seq
     return replace(whole, seq=number, flags=ACK, payload=b"", urgent=0).emit()
+
+
+def for_server(flow: Flow, view: SegmentView) -> list[bytes]:
+    """Translate one of the client's segments, and cut it where the server's MSS asks for it."""
+    path = flow.from_client
+    data = path.direction.translate(view.raw[: view.end], view.tcp)
+    if view.end <= path.max_packet or view.fragment:
+        return [data]
+    return split(data, path.max_packet - view.tcp - TCP_HEADER)
 
 
 def split(packet: bytes, limit: int) -> list[bytes]:

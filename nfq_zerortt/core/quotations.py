@@ -12,8 +12,8 @@ from __future__ import annotations
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Send, Side
 from nfq_zerortt.core.endings import Endings
-from nfq_zerortt.core.flow import Flow, Path
-from nfq_zerortt.core.handshake import Handshake, report
+from nfq_zerortt.core.flow import Flow, Path, report
+from nfq_zerortt.core.handshake import Handshake
 from nfq_zerortt.core.states import HALF_OPEN, TRANSLATING, Event, State
 from nfq_zerortt.wire.icmp import Kind, QuotedSegment
 from nfq_zerortt.wire.seqnum import within

@@ -13,7 +13,6 @@ from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Send, Side
 from nfq_zerortt.core.endings import Endings
 from nfq_zerortt.core.flow import Flow, Path
-from nfq_zerortt.core.handshake import Handshake
 from nfq_zerortt.core.states import ENDED, Event, State
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
@@ -26,14 +25,8 @@ FirstPacket = Callable[[SegmentView, Side, float], Actions]
 class Stream:
     """Deals with flows in the states that are called translating."""
 
-    def __init__(
-        self,
-        moves: Handshake,
-        endings: Endings,
-        first_packet: FirstPacket,
-    ) -> None:
+    def __init__(self, endings: Endings, first_packet: FirstPacket) -> None:
         """``first_packet`` deals with a packet whose flow has just been forgotten."""
-        self._moves = moves
         self._endings = endings
         self._first_packet = first_packet
 
@@ -63,7 +56,7 @@ class Stream:
             path.direction.observe(view.raw[: view.end], view.tcp)
             return [Accept("observed")]
         if path.side is Side.CLIENT:
-            pieces = self._moves.to_server(flow, view)
+            pieces = packets.for_server(flow, view)
             if len(pieces) == 1:
                 return [Replace(pieces[0])]
             return [Drop("split"), *(Send(Side.SERVER, piece, "split") for piece in pieces)]

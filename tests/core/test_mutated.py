@@ -26,8 +26,9 @@ from tests.core.model.carried import CarriedWorld, Kernel
 from tests.core.model.fast_open import FastOpen
 from tests.core.model.game import Source
 from tests.core.model.mutation import KINDS, mended, mutated
+from tests.core.model.network import Faults
 from tests.core.model.tcp import Profile
-from tests.core.model.world import START, Faults, World
+from tests.core.model.world import START, World
 
 DEEP = os.environ.get("FUZZ") == "deep"
 PROFILES = (Profile(), Profile(mss=536, scale=None, sack=False), Profile(stamps=False, scale=10))
@@ -59,8 +60,8 @@ def recorded(family: int, profile: int, setting: int, *, bad: bool) -> tuple[Pac
     """Return what ClientNIC sees of three connections; of the last, the client dies."""
     world = a_world(setting, profile)
     if bad:
-        world.make_bad(Faults(lose=0.2, double=0.1, late=0.1), 7)
-        world.handshake_fates.extend(FATES)
+        world.network.make_bad(Faults(lose=0.2, double=0.1, late=0.1), 7, world.now)
+        world.network.handshake_fates.extend(FATES)
     for number in range(3):
         tcp = world.connect(40_001 + number, family=family, profile=PROFILES[number])
         assert tcp is not None

@@ -44,7 +44,7 @@ class FastOpen(Hold):
 
     def on_early(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
         """Hold it; the first data makes the SYN leave, and goes with it."""
-        actions = self._moves.hold(flow, view, now)
+        actions = self._moves.early.hold(flow, view, now)
         if not flow.attempts and view.sequence_length:
             data = self._data_for_syn(flow)
             actions += self._moves.send_kept_syn(flow, now, data)

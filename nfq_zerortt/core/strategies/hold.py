@@ -32,13 +32,13 @@ class Hold:
 
     def on_early(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
         """Hold it."""
-        return self._moves.hold(flow, view, now)
+        return self._moves.early.hold(flow, view, now)
 
     def on_syn_ack(self, flow: Flow, view: SegmentView, now: float) -> list[Action]:
         """Capture it; if the client has spoken, complete the handshake and release."""
         actions = self._moves.capture_syn_ack(flow, view, now)
         if flow.state is State.ESTABLISHED:
             actions += self._moves.established(flow, now)
-            actions += self._moves.release(flow, now)
-            actions += self._moves.deliver_ahead(flow)
+            actions += self._moves.early.release(flow, now)
+            actions += self._moves.early.deliver_ahead(flow)
         return actions

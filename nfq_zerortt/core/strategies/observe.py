@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nfq_zerortt.core.actions import Accept, Action
-from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.handshake import Handshake, report
+from nfq_zerortt.core.flow import Flow, report
+from nfq_zerortt.core.handshake import Handshake
 from nfq_zerortt.core.states import Event
 from nfq_zerortt.wire.seqnum import add
 from nfq_zerortt.wire.view import SegmentView

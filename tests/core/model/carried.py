@@ -27,8 +27,9 @@ from nfq_zerortt.wire.view import look
 from tests.core.model.departures import Departures
 from tests.core.model.early import Early
 from tests.core.model.kernel import Headers, Maps, Programs
+from tests.core.model.network import Flight
 from tests.core.model.tcp import Tcp
-from tests.core.model.world import SECRET, START, Flight, World, client_key
+from tests.core.model.world import SECRET, START, World, client_key
 
 _LOOK_THROUGH_S = 30.0
 _RESTART_S = 1.0
@@ -104,7 +105,7 @@ class CarriedWorld(World):
         _, count = self.carrier.survey()
         self._seed = (self._seed * 2_654_435_761 + 1) & 0xFFFFFFFF
         self.handover = self.engine.hand_over_to(self.carrier, self._seed, count)
-        self.handover.max_passing = self.kernel.room // 4
+        self.engine.passing.max_carried = self.kernel.room // 4
 
     @property
     def is_behind(self) -> bool:
@@ -150,7 +151,7 @@ class CarriedWorld(World):
         for flow in self.engine.table:
             if flow.handed_over is None and not flow.observed:
                 self.orphans.add(flow.isn_client)
-        for flight in self._flights:
+        for flight in self.network.flights:
             flight.honest = flight.honest and flight.name not in self.orphans
         self.outlived |= {flow.isn_client for flow in self.carrier.flows()} - self._over
         before = self.departures
@@ -232,7 +233,7 @@ class CarriedWorld(World):
         raw, side = flight.raw, flight.side
         self._decide(flight)
         if queued.mark & layout.MARK_LEFT:
-            self.handover.done(raw, side)
+            self.handover.entries.done(raw, side)
 
     def _carry_out(
         self, flight: Flight | None, actions: Iterable[Action], flow_name: int | None
@@ -283,7 +284,8 @@ class CarriedWorld(World):
         """As Carrying.look_through() does it."""
         clock = SimpleNamespace(monotonic=lambda: self.now)
         with mock.patch("nfq_zerortt.carrier.time", clock):
-            for key in list(self.carrier.due(self.handover)):
+            due = self.carrier.due(self.handover.collector, self.engine.passing)
+            for key in list(due):
                 if key is not None:
                     self._carry_out(None, self.handover.look_after(key, self.now), None)
 

@@ -24,6 +24,7 @@ from nfq_zerortt.wire.seqnum import add
 from tests.core.model.carried import CarriedWorld, Kernel
 from tests.core.model.fast_open import FastOpen
 from tests.core.model.mutation import KINDS, mutated
+from tests.core.model.network import Faults
 from tests.core.model.tcp import Profile, Tcp
 from tests.core.model.world import (
     CLOSED_PORT,
@@ -31,7 +32,6 @@ from tests.core.model.world import (
     OTHER_PORT,
     SERVER_ADDRESSES,
     SPEAKING_PORT,
-    Faults,
     World,
 )
 
@@ -189,18 +189,18 @@ class Game:
         world = self.world
         self._visits += 1
         port, family = _VISITORS + self._visits, FAMILIES[self._visits % 3 == 0]
-        world.handshake_fates.extend(fates)
+        world.network.handshake_fates.extend(fates)
         tcp = world.connect(port, to=OPEN_PORT, family=family)
         if tcp is None:
             return
         if wait:
             world.run(wait)
         tcp.write(size, world.now)
-        world.run(world.delay + _SOON_S)
+        world.run(world.network.delay + _SOON_S)
         for end in world.ends_of(tcp):
             end.write(answer, world.now)
         if ending == "abort":
-            world.run(world.delay + _SOON_S)
+            world.run(world.network.delay + _SOON_S)
             tcp.abort(world.now)
         elif ending != "open":
             world.run(_ENDINGS[ending])
@@ -408,11 +408,11 @@ def _move(game: Game, source: Source, move: int) -> None:
             faults = Faults(
                 source.choice(LOSSES), source.choice((0.0, 0.1)), source.choice((0.0, 0.3))
             )
-            world.make_bad(faults, source.number(0, 255))
+            world.network.make_bad(faults, source.number(0, 255), world.now)
         case 13:
-            world.heal()
+            world.network.heal(world.now)
         case 14:
-            world.fates.extend(source.choice(FATES) for _ in range(source.number(0, 7)))
+            world.network.fates.extend(source.choice(FATES) for _ in range(source.number(0, 7)))
         case 15:
             game.blind(
                 source.number(0, 11),
@@ -441,7 +441,9 @@ def _move(game: Game, source: Source, move: int) -> None:
                 source.choice(ENDINGS if move == 23 else ENDINGS[:-1]),
             )
         case 24:
-            world.handshake_fates.extend(source.choice(FATES) for _ in range(source.number(0, 5)))
+            world.network.handshake_fates.extend(
+                source.choice(FATES) for _ in range(source.number(0, 5))
+            )
         case 20:
             game.change_server(source.choice(SERVERS), key=bool(source.number(0, 1)))
         case 25:

@@ -1,4 +1,4 @@
-"""Two hosts, the engine between them, and a network that loses, repeats, delays and reorders.
+"""Two hosts, and between them the engine and a network that is not always good.
 
 Time is simulated: :meth:`World.run` goes from one happening to the next. Every packet that an end
 gets goes before the judge, and after every call of the engine its bounds are checked.
@@ -6,12 +6,7 @@ gets goes before the judge, and after every call of the engine its bounds are ch
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import random
-from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Send, Side
@@ -19,24 +14,24 @@ from nfq_zerortt.core.admission import Policy
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
-from nfq_zerortt.core.held import cost_of
 from nfq_zerortt.core.negotiation import DEFAULT_WINDOW
-from nfq_zerortt.core.states import ENDED, HALF_OPEN
+from nfq_zerortt.core.states import ENDED
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.flags import ACK, RST, SYN
 from nfq_zerortt.wire.view import SegmentView, look
+from tests.core.model.bounds import Bounds
 from tests.core.model.departures import Departures
 from tests.core.model.early import Early
 from tests.core.model.fast_open import FastOpen
 from tests.core.model.host import Host, Sender
 from tests.core.model.judge import Judge
+from tests.core.model.network import Flight, Network
 from tests.core.model.tcp import Endpoint, Profile, State, Tcp
 
 SECRET = bytes(range(32))
 START = 1000.0
 OPEN_PORT, CLOSED_PORT, OTHER_PORT, SPEAKING_PORT = 80, 81, 9000, 22
 STRANGER = -1
-_NEAR_S = 0.0003
 _TROUBLE_S = 3.0
 """So long a network may be bad before a handshake may fail for it."""
 _LONG_TROUBLE_S = 60.0
@@ -55,35 +50,11 @@ CLIENT_ADDRESSES = {
 SERVER_ADDRESSES = {4: bytes((10, 0, 3, 2)), 6: bytes.fromhex("fd" + "11" * 14 + "02")}
 
 
-@dataclass(slots=True)
-class Faults:
-    """How bad the network is: the share of packets that it loses, doubles or delays."""
-
-    lose: float = 0.0
-    double: float = 0.0
-    late: float = 0.0
-
-
-@dataclass(order=True, slots=True)
-class Flight:
-    """A packet under way; ``name`` is its connection's client's ISN, ``honest``: it is judged."""
-
-    at: float
-    order: int
-    raw: bytes = field(compare=False)
-    side: Side = field(compare=False)
-    to_end: bool = field(compare=False)
-    name: int = field(compare=False)
-    honest: bool = field(compare=False)
-
-
 class World:
     """The four parts together.
 
     Attributes:
-        delay: seconds that a packet takes between ClientNIC and the server, one way.
-        fates: what becomes of the next packets on any link: ok, lose, double or late.
-        handshake_fates: the same for the next packets of handshakes, and bare ACKs, on the WAN.
+        network: what is between the parts.
         unsendable: how many of the next spoofed SYN-ACKs cannot be sent.
         policy, limits: as they were configured last.
         hit: clients on whose 4-tuple a stranger sent a SYN when no flow of theirs was alive: nobody
@@ -124,10 +95,7 @@ class World:
             fast_open=fast_open or FastOpen(),
         )
         self.judge = Judge()
-        self.delay = delay
-        self.faults = Faults()
-        self.fates: deque[str] = deque()
-        self.handshake_fates: deque[str] = deque()
+        self.network = Network(delay)
         self.unsendable = 0
         self.stopped = False
         self.damaged = False
@@ -135,22 +103,16 @@ class World:
         self.hit: set[int] = set()
         self.reasons: dict[int, set[str]] = {}
         self.trace = self.new_trace()
-        self._dice = random.Random(0)
-        self._flights: list[Flight] = []
-        self._order = itertools.count()
         self._misled = False
         self._early = Early()
         self._flow_names: dict[int, int] = {}
         self._last_name: dict[tuple[Endpoint, Endpoint], int] = {}
         self._spoofed: set[int] = set()
         self._over: set[int] = set()
-        self._lost: Counter[int] = Counter()
         self._tight = _is_tight(self.limits)
         self._fewest_retries = self.limits.syn_retries
         self._shortest_idle = self.limits.idle_timeout_s
-        self._trouble: list[tuple[float, float]] = []
-        self._bad_since: float | None = None
-        self._most = {name: getattr(self.limits, name) for name in _BOUNDS}
+        self._bounds = Bounds(self.limits)
 
     # --- what a test does -----------------------------------------------------------------
 
@@ -166,28 +128,13 @@ class World:
         line = self.server.connections.get((tcp.peer, tcp.local), [])
         return [end for end in line if end.name == tcp.name]
 
-    def make_bad(self, faults: Faults, seed: int) -> None:
-        """Let the network be bad from now on, by dice of that seed."""
-        self.heal()
-        self.faults, self._dice = faults, random.Random(seed)
-        self._bad_since = self.now
-
-    def heal(self) -> None:
-        """Let the network be good from now on."""
-        self.faults = Faults()
-        self.fates.clear()
-        self.handshake_fates.clear()
-        if self._bad_since is not None:
-            self._trouble.append((self._bad_since, self.now))
-        self._bad_since = None
-
     def configure(self, policy: Policy, limits: Limits) -> None:
         """Reload the configuration. A bound that became smaller holds for new flows."""
         self.policy, self.limits = policy, limits
         self._tight = self._tight or _is_tight(limits)
         self._fewest_retries = min(self._fewest_retries, limits.syn_retries)
         self._shortest_idle = min(self._shortest_idle, limits.idle_timeout_s)
-        self._most = {name: max(most, getattr(limits, name)) for name, most in self._most.items()}
+        self._bounds.widen(limits)
         self.engine.configure(policy, limits)
 
     def stop(self) -> None:
@@ -213,7 +160,7 @@ class World:
 
     def finish(self) -> None:
         """Heal the network, let the applications close, and see that all ends well."""
-        self.heal()
+        self.network.heal(self.now)
         self.unsendable = 0
         self._handshakes_complete()
         for tcp in self.client.all() + self.server.all():
@@ -240,7 +187,7 @@ class World:
 
     def fall_silent(self) -> None:
         """No end says anything more: the engine must come to rest with nothing left."""
-        self._flights.clear()
+        self.network.flights.clear()
         for _ in range(_MOST_TICKS):
             deadline = self._deadline()
             if deadline is None:
@@ -263,14 +210,14 @@ class World:
         deadline = self._deadline()
         if deadline is not None:
             times.append(deadline)
-        if self._flights:
-            times.append(self._flights[0].at)
+        arrival = self.network.next_arrival()
+        if arrival is not None:
+            times.append(arrival)
         return min(times, default=None)
 
     def _happen(self, now: float) -> None:
         self.now = now
-        while self._flights and self._flights[0].at <= now:
-            flight = heapq.heappop(self._flights)
+        while flight := self.network.arrived(now):
             if flight.to_end:
                 self._at_end(flight)
             else:
@@ -297,13 +244,13 @@ class World:
         until = self.now + _PATIENCE_S
         while self.now < until:
             alive = [tcp for tcp in self.client.all() + self.server.all() if not tcp.ended]
-            if not alive and not self._flights:
+            if not alive and not self.network.flights:
                 return
             self.run(20.0)
             for tcp in alive:
                 tcp.keepalive(self.now)  # a peer that has died is found out
 
-    # --- the network ----------------------------------------------------------------------
+    # --- packets --------------------------------------------------------------------------
 
     def _sender(self, side: Side) -> Sender:
         def send(raw: bytes, name: int) -> None:
@@ -314,29 +261,7 @@ class World:
         return send
 
     def _fly(self, raw: bytes, side: Side, *, to_end: bool, name: int, honest: bool) -> None:
-        """Put a packet on the link of one side."""
-        fates = self.fates
-        if self.handshake_fates and side is Side.SERVER and _is_of_handshake(raw):
-            fates = self.handshake_fates
-        fate = fates.popleft() if fates else self._fate()
-        if fate == "lose":
-            self._lost[name] += 1
-            return
-        wait = _NEAR_S if side is Side.CLIENT else self.delay
-        for _ in range(2 if fate == "double" else 1):
-            late = self._dice.uniform(0, 4 * self.delay + 0.01) if fate == "late" else 0.0
-            flight = Flight(
-                self.now + wait + late, next(self._order), raw, side, to_end, name, honest
-            )
-            heapq.heappush(self._flights, flight)
-
-    def _fate(self) -> str:
-        faults, roll = self.faults, self._dice.random()
-        if roll < faults.lose:
-            return "lose"
-        if roll < faults.lose + faults.double:
-            return "double"
-        return "late" if roll < faults.lose + faults.double + faults.late else "ok"
+        self.network.send(raw, side, self.now, to_end=to_end, name=name, honest=honest)
 
     # --- ClientNIC ------------------------------------------------------------------------
 
@@ -406,7 +331,7 @@ class World:
                     assert flight is not None
                     self.unsendable -= 1
                     instead = self.engine.withdraw(flight.raw, self.now)
-                    self.check_bounds()
+                    self._bounds.check(self.engine.table)
                     self._carry_out(flight, instead, flow_name)
                     return
                 self._send(action, answered=flight is not None and not flight.honest)
@@ -420,7 +345,7 @@ class World:
                     self._pass_on(
                         flight, action.data if isinstance(action, Replace) else flight.raw
                     )
-        self.check_bounds()
+        self._bounds.check(self.engine.table)
 
     def _pass_on(self, flight: Flight, raw: bytes) -> None:
         """Forward a packet, as it came or changed."""
@@ -476,23 +401,6 @@ class World:
             claimed = said.fields[f"bytes_to_{side}"]
             assert claimed <= wrote, f"{claimed} bytes to {side}, written were {wrote}: {said}"
 
-    def check_bounds(self) -> None:
-        """See that the table's account is true, its bounds hold, and every flow has a timer."""
-        table = self.engine.table
-        flows = list(table)
-        assert len(flows) == len(table) <= self._most["max_flows"]
-        half_open = sum(flow.state in HALF_OPEN for flow in flows)
-        assert half_open == table.half_open <= self._most["max_half_open"], "half-open flows"
-        held = [flow.held.cost for flow in flows]
-        ahead = [sum(map(cost_of, flow.ahead)) for flow in flows]
-        kept = sum(held) + sum(ahead)
-        assert kept == table.held_cost <= self._most["held_bytes_total"], "held account"
-        assert max(ahead, default=0) <= self._most["held_bytes_per_flow"], "ahead of one flow"
-        assert max(held, default=0) <= self._most["held_bytes_per_flow"], "held of one flow"
-        for flow in flows:
-            assert flow.scheduled is not None, f"no timer: {flow}"
-            assert flow.scheduled <= flow.deadline or flow.state in ENDED, f"timer too late: {flow}"
-
     # --- the ends -------------------------------------------------------------------------
 
     def _at_end(self, flight: Flight) -> None:
@@ -538,10 +446,10 @@ class World:
             or self._was_idle(tcp)
             or "unreachable" in reasons  # a quoted SYN: direct, it would fail alike
         )
-        if not excused and self._trouble_of(tcp) > _TROUBLE_S:
+        if not excused and self.network.trouble(tcp.opened_at) > _TROUBLE_S:
             lost = any(end.error == "no third ACK" for end in ends)
             excused = lost or bool(reasons & _EXCUSES) or delivered  # but for the last ACK
-        if reasons & _EXCUSES and self._lost[tcp.name] >= self._fewest_retries:
+        if reasons & _EXCUSES and self.network.lost[tcp.name] >= self._fewest_retries:
             return
         excused = excused or (delivered and self._may_hang(tcp))
         assert excused, f"did not complete: {tcp} {ends} {reasons}"
@@ -558,7 +466,7 @@ class World:
         """
         if tcp.name in self.hit or self._was_idle(tcp):
             return True
-        trouble = self._trouble_of(tcp) + _LAST_RTO_S * self._lost[tcp.name]
+        trouble = self.network.trouble(tcp.opened_at) + _LAST_RTO_S * self.network.lost[tcp.name]
         return tcp.name in self._over and (self._tight or trouble > _LONG_TROUBLE_S)
 
     def _was_idle(self, tcp: Tcp) -> bool:
@@ -578,10 +486,6 @@ class World:
         """
         return self.server.profile.window >= DEFAULT_WINDOW
 
-    def _trouble_of(self, tcp: Tcp) -> float:
-        """For how long the network was bad in the connection's life."""
-        return sum(max(end - max(start, tcp.opened_at), 0.0) for start, end in self._trouble)
-
 
 def client_key(tcp: Tcp) -> bytes:
     """Return the 4-tuple of one of the client's connections."""
@@ -595,14 +499,5 @@ def _is_tight(limits: Limits) -> bool:
     return limits.max_flows < usual.max_flows or limits.time_wait_s < usual.time_wait_s
 
 
-def _is_of_handshake(raw: bytes) -> bool:
-    try:
-        view = look(raw)
-    except WireError:
-        return False
-    return bool(view.flags & SYN) or (view.flags == ACK and not view.payload_length)
-
-
 _MUST_BE_TOLD = {"refused", "no_answer"}
 _DERIVED = {"split", "duplicate_sack"}
-_BOUNDS = ("max_flows", "max_half_open", "held_bytes_total", "held_bytes_per_flow")
