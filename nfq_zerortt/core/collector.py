@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 
 from nfq_zerortt.core.actions import Action
-from nfq_zerortt.core.endings import RESET_BY, Endings
+from nfq_zerortt.core.endings import Endings
 from nfq_zerortt.core.entries import Entries
-from nfq_zerortt.core.flow import Flow, report
+from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.passing import KEEP_S
 from nfq_zerortt.core.states import ENDED, Event, State
 
@@ -41,10 +41,10 @@ class Collector:
             return []
         if flow.superseded:
             self._entries.remove(flow.client_key)
-            return self._told(flow)
+            return self._endings.seen(flow)
         over = flow.last_seen + self._endings.linger(flow)
         if flow.state in ENDED and not flow.ended:
-            actions = self._told(flow)
+            actions = self._endings.seen(flow)
             self._entries.carrier.mark_reported(flow)
             self._entries.is_full = False  # it can make room from now on
             heapq.heappush(self._lingering, (over, flow.client_key))
@@ -58,16 +58,6 @@ class Collector:
             return []
         flow.apply(Event.TIMEOUT)
         return self._endings.told(flow, "timeout")
-
-    def _told(self, flow: Flow) -> list[Action]:
-        """Report an end that the kernel has seen, unless that was done."""
-        if flow.ended:
-            return []
-        said: list[Action] = []
-        if flow.reset_by is not None:
-            by, reason = RESET_BY[flow.reset_by]
-            said.append(report(flow, "flow.reset", reason=reason, by=by))
-        return said + self._endings.told(flow, "")
 
     def is_due(self, state: State, *, reported: bool, silent: float) -> bool:
         """Tell whether :meth:`look_after` has anything to do about a flow that is like this."""

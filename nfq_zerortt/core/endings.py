@@ -100,6 +100,16 @@ class Endings:
         flow.held.release()
         flow.ahead.clear()
 
+    def seen(self, flow: Flow) -> list[Action]:
+        """Report an end that the kernel has seen, unless that was done."""
+        if flow.ended:
+            return []
+        said: list[Action] = []
+        if flow.reset_by is not None:
+            by, reason = RESET_BY[flow.reset_by]
+            said.append(report(flow, "flow.reset", reason=reason, by=by))
+        return said + self.told(flow, "")
+
     def told(self, flow: Flow, reason: str) -> list[Action]:
         """Report the flow's end, unless that was done."""
         if flow.ended:

@@ -164,7 +164,7 @@ class Engine:
         self.table.add(flow)
         self.table.changed(flow)
         self.table.set_timer(flow, now + self._endings.linger(flow), now)
-        return self._endings.told(flow, "") if flow.state in ENDED else []
+        return self._endings.seen(flow) if flow.state in ENDED else []
 
     def _data_path(self, flow: Flow) -> str:
         if flow.observed:

@@ -161,7 +161,9 @@ class Handover:
         if flow.state in ENDED:
             return []
         if there.reset_by is not None:
-            return self._endings.reset(flow, there.reset_by, now)
+            told = flow.ended
+            actions = self._endings.reset(flow, there.reset_by, now)
+            return [] if told else actions
         if flow.state is State.CLOSING and flow.fins_acknowledged():
             return self._endings.finish(flow, now)
         return []

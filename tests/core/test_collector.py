@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nfq_zerortt.core.actions import Side
+from nfq_zerortt.config import Limits
+from nfq_zerortt.core.actions import Report, Side
+from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.entries import SETTLED_S
 from nfq_zerortt.core.handover import WAIT_S
 from nfq_zerortt.core.states import State
@@ -186,3 +188,22 @@ def test_an_ended_flow_s_time_is_not_the_next_one_s(bench: Bench) -> None:
     assert bench.said() == []
     bench.hear()
     assert bench.said() == ["flow.reset", "flow.closed"]
+
+
+def test_a_reset_that_another_process_has_told_of_is_not_told_again(bench: Bench) -> None:
+    bench.moving()
+    bench.send(Side.CLIENT, ACK, 1, 1)
+    bench.send(Side.CLIENT, RST, 1)
+    bench.carrier.mark_reported(bench.entry())
+    bench.hear()
+    assert bench.said() == []
+
+
+def test_a_reset_that_nobody_has_told_of_is_told_by_who_takes_the_flow_in(bench: Bench) -> None:
+    bench.carried()
+    bench.send(Side.CLIENT, RST, 1)
+    actions = Engine("hold", Limits(), bytes(32)).take_in(bench.entry(), bench.now)
+    assert [one.event for one in actions if isinstance(one, Report)] == [
+        "flow.reset",
+        "flow.closed",
+    ]
