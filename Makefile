@@ -3,10 +3,11 @@
 #   PYTHON=…  builds .venv with:   make venv PYTHON=python3.13  (after make clean)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test fast lint bench faults compare fuzz bpf clean
+.PHONY: help venv demo test fast lint bench faults compare vm kernels fuzz bpf deb clean
 
 bin := .venv/bin
-shell_files := .ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*.sh)
+shell_files := packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm \
+	.ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*/*.sh vagrant/*/*/*.sh)
 
 # Tests that need no packets take seconds, and say most when something is wrong.
 fast_tests := $(wildcard tests/wire tests/core tests/scenarios tests/test_*.py)
@@ -62,6 +63,14 @@ compare: ## plain forwarding, SYNPROXY, HAProxy and this, side by side; writes d
 	@bash scripts/setup.sh test
 	@$(bin)/python -m bench.comparison --write $(ARGS)
 
+vm: ## the four hosts as virtual machines, brought up, tested and taken down (root)
+	$(need_root)
+	@bash vagrant/selftest/run.sh $(ARGS)
+
+kernels: ## the tests with real packets on the kernels of Debian 12 and 13 (root)
+	$(need_root)
+	@bash vagrant/selftest/kernels.sh $(ARGS)
+
 fuzz: ## coverage-guided fuzzing of the core, ten minutes; see fuzz/README.md
 	@bash scripts/setup.sh fast
 	@$(bin)/python -c 'import atheris' 2>/dev/null || $(bin)/pip install -q 'atheris>=3,<4'
@@ -72,6 +81,9 @@ fuzz: ## coverage-guided fuzzing of the core, ten minutes; see fuzz/README.md
 
 bpf: ## compile the programs of the kernel data path into the package (clang)
 	@bash scripts/build_bpf.sh
+
+deb: ## the package for the Debian that this is run on, in dist/ (see docs/howto/service.md)
+	@bash scripts/build_deb.sh
 
 clean: ## remove all that the other commands made in this directory
 	rm -rf .venv build dist *.egg-info demo-report.html \

@@ -11,6 +11,7 @@ import gc
 import socket
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from netfilterqueue import Packet
 
@@ -54,6 +55,7 @@ class Handler:
         self._engine = engine
         self._journal = journal
         self._event = journal.event
+        self._tally = journal.tally
         self._client_index = socket.if_nametoindex(config.client_iface)
         self._server_index = socket.if_nametoindex(config.server_iface)
         self._queue: PacketQueue | None = None
@@ -69,9 +71,19 @@ class Handler:
         with suppress(OSError):  # an interface that is gone for the moment: as it was
             self._engine.link_mtu = mtu(config.server_iface)
         self._engine.configure(_policy(config), limits)
+        self.set_log_level(config.log_level)
+
+    @property
+    def log_level(self) -> str:
+        """The level of the events that are written now."""
+        return self._config.log_level
+
+    def set_log_level(self, level: str) -> None:
+        """Write events of that level and above, until other settings are taken over."""
+        self._config = replace(self._config, log_level=level)
         if self.carrying is not None:
-            self.carrying.enable(keeps_flows(config) == "")
-        self._journal.set_level(config.log_level)
+            self.carrying.enable(keeps_flows(self._config) == "")
+        self._journal.set_level(level)
 
     # --- beginning and end ----------------------------------------------------------------
 
@@ -166,6 +178,7 @@ class Handler:
             if len(actions) == 1 and type(only) is Replace and not self._journal.debug:
                 packet.set_payload(only.data)
                 packet.accept()
+                self._tally.rewritten += 1
             else:
                 self._carry_out(packet, raw, side, actions, started)
             if left and self.carrying is not None:
@@ -218,6 +231,7 @@ class Handler:
                     return
                 else:
                     packet.accept()
+                self._tally.verdict(action)
             if self._journal.debug:
                 self._packet_event(raw, side, action)
 
@@ -230,7 +244,9 @@ class Handler:
 
     def _send(self, action: Send) -> bool:
         problem = self._raw.send(action.side, action.data)
-        if problem is not None:
+        if problem is None:
+            self._tally.injected += 1
+        else:
             self._event(
                 "service.not_sent",
                 {"towards": action.side.value, "reason": action.reason, "error": problem},

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from nfq_zerortt.observe.hints import Hints
 from nfq_zerortt.observe.log import EventLog
+from nfq_zerortt.observe.recent import Recent
+from nfq_zerortt.observe.tally import Tally
 
 _SLICE = 32  # events: what is written at a time must not keep a SYN waiting
 _DELAY_S = 0.02
@@ -17,20 +20,33 @@ _LONGEST_FAULT = 3000
 
 
 class Journal:
-    """Where a process of the service says what happens. For the thread of its event loop."""
+    """Where a process of the service says what happens. For the thread of its event loop.
+
+    Attributes:
+        debug: whether events about single packets are wanted.
+        tally: counts what happens, whatever the log's level is.
+        recent: the last events, likewise.
+    """
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._writing = False
         self.debug = log.debug
+        self.tally = Tally()
+        self.recent = Recent()
+        self._hints = Hints()
 
     def event(self, event: str, fields: Mapping[str, Any]) -> None:
         """Say what has happened. It is written in a moment; without an event loop, at the end."""
+        self.tally.note(event, fields)
+        self.recent.add(event, fields)
         self._log.add(event, fields)
         if not self._writing:
             with suppress(RuntimeError):
                 asyncio.get_running_loop().call_later(_DELAY_S, self._write)
                 self._writing = True
+        if (hint := self._hints.note(event, fields)) is not None:
+            self.warn(*hint)
 
     def _write(self) -> None:
         later = self._log.flush(_SLICE)
@@ -50,6 +66,11 @@ class Journal:
         """Write events of ``level`` and above from now on."""
         self._log.set_level(level)
         self.debug = self._log.debug
+
+    @property
+    def suppressed(self) -> int:
+        """How many events the log has not written, and will not."""
+        return self._log.suppressed
 
     def close(self) -> None:
         """Write what is left, as far as somebody reads it, and close the log."""

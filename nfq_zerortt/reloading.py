@@ -8,7 +8,7 @@ from nfq_zerortt.config import Config
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.kernel.rules import LAST_QUEUE
 
-_NEEDS_RESTART = {
+NEEDS_RESTART = {
     "client_iface",
     "server_iface",
     "queue",
@@ -21,6 +21,7 @@ _NEEDS_RESTART = {
     "control_socket",
     "state_file",
 }
+"""The keys whose values a running service cannot change."""
 
 
 def check(config: Config) -> None:
@@ -51,7 +52,7 @@ def changes(old: Config, new: Config) -> list[str]:
     """
     check(new)
     changed = {f.name for f in fields(Config) if getattr(old, f.name) != getattr(new, f.name)}
-    if changed & _NEEDS_RESTART:
-        names = ", ".join(sorted(changed & _NEEDS_RESTART))
+    if changed & NEEDS_RESTART:
+        names = ", ".join(sorted(changed & NEEDS_RESTART))
         raise ZeroRttError(f"{names}: restart to change this")
     return sorted(changed)

@@ -24,12 +24,14 @@ from nfq_zerortt.config import DEFAULT_CONTROL_SOCKET, Config
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.remembered import restore
+from nfq_zerortt.core.states import State
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.handler import Handler
 from nfq_zerortt.journal import Journal
 from nfq_zerortt.keeping import EVERY_S, Keeper, StateFileError
-from nfq_zerortt.kernel.features import require_for_run, warnings_for_run
+from nfq_zerortt.kernel.features import FIFO_PRIORITY, require_for_run, warnings_for_run
 from nfq_zerortt.kernel.queue import PacketQueue
+from nfq_zerortt.notify import ServiceManager
 from nfq_zerortt.observe.control import ControlServer
 from nfq_zerortt.observe.control_path import ControlPath, PathError
 from nfq_zerortt.observe.log import EventLog
@@ -39,7 +41,6 @@ from nfq_zerortt.workers.worker import Hire, Worker
 
 _SECRET_BYTES = 32
 _SEED_BYTES = 4
-_FIFO_PRIORITY = 5
 _DRAIN_S = 2.0
 _TELL_S = 30.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -67,7 +68,12 @@ class Service:
         )
         self._warnings = [
             (warning.name, warning.detail, warning.remedy)
-            for warning in warnings_for_run(config.client_iface, config.server_iface)
+            for warning in warnings_for_run(
+                config.client_iface,
+                config.server_iface,
+                queues=range(config.queue, config.queue + config.workers),
+                ports=config.ports,
+            )
         ]
         self._config = config
         self._reread = reread
@@ -78,6 +84,7 @@ class Service:
         self._handler = Handler(config, self._engine, self._journal)
         self._handler.configure(config, config.limits)
         self._crew = Crew()
+        self._manager = ServiceManager()
         self._control: ControlPath | None = None
         self._carrying: Carrying | None = None
         self._why_python = ""
@@ -185,7 +192,11 @@ class Service:
         self._rules.inherit()
         _schedule(realtime=self._config.realtime)
         worker = Worker(
-            hire, self._handler, self._journal, of_process(self._engine), self._clear_away
+            hire,
+            self._handler,
+            self._journal,
+            of_process(self._engine, self._journal),
+            self._clear_away,
         )
         worker.configure(self._config)
         return worker
@@ -205,7 +216,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
-        started = time.monotonic()
+        self._started = time.monotonic()
         scheduling = _schedule(realtime=self._config.realtime)
         self._handler.start(queue)
         await self._crew.begin(stop.set)
@@ -228,10 +239,12 @@ class Service:
                 "scheduling": scheduling,
             },
         )
+        self._manager.ready(self._status())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         beside = [loop.create_task(self._guarded(work)) for work in self._side_work()]
         try:
             await stop.wait()
+            self._manager.stopping(self._crew.lost or "letting handshakes end")
             if self._crew.lost:
                 self._event("service.worker_lost", {"error": self._crew.lost})
             await self._end()
@@ -245,11 +258,19 @@ class Service:
             self._handler.stop()
             self._handler.on_endings()
             left = self._give_up_kernel_path()
-            uptime = round(time.monotonic() - started, 3)
+            uptime = round(time.monotonic() - self._started, 3)
             self._event(
                 "service.stopped",
                 {"flows": flows, "flows_left": left, "uptime_s": uptime},
             )
+
+    def _status(self) -> str:
+        config = self._config
+        where = "here" if self._why_python else "in the kernel"
+        return (
+            f"{config.strategy} between {config.client_iface} and {config.server_iface}, "
+            f"established connections {where}"
+        )
 
     def _say_how_it_begins(self) -> None:
         if self._why_python and self._config.data_path == "auto":
@@ -284,8 +305,10 @@ class Service:
 
     def _side_work(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is done between packets: answering who asks, keeping what was learned."""
-        self._answers = Answers(self._engine, self._crew, self._carried, self._learned_cleared)
+        self._answers = Answers(self._engine, self._journal, self._crew, self)
         work: list[Coroutine[Any, Any, None]] = [self._follow_settings(), self._handler.tidy()]
+        if self._manager.alive_every_s:
+            work.append(self._give_signs_of_life(self._manager.alive_every_s))
         if self._control is not None:
             requests = self._answers.requests()
             work.append(
@@ -300,14 +323,25 @@ class Service:
             work.append(self._tell_workers())
         return work
 
-    def _carried(self) -> Iterator[Flow]:
-        return iter(()) if self._carrying is None else self._carrying.flows()
-
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Exception:
             self._journal.fault()
+
+    async def _give_signs_of_life(self, every_s: float) -> None:
+        """Let the service manager know, as long as the loops of all processes turn."""
+        told = False
+        while True:
+            try:
+                await self._crew.reply(every_s)
+                self._manager.alive()
+                told = False
+            except ZeroRttError as error:
+                if not told:
+                    self._journal.warn("workers", str(error), "if that lasts, it is started again")
+                told = True
+            await asyncio.sleep(every_s)
 
     async def _keep_from_workers(self) -> None:
         """Write the state file once a minute; this process handles no packets that would wait."""
@@ -343,7 +377,40 @@ class Service:
             "state_file", error, "what was learned is lost at the end of the service"
         )
 
-    def _learned_cleared(self, forgotten: Mapping[str, int]) -> None:
+    # --- what can be asked (Running) ------------------------------------------------------
+
+    def about(self) -> dict[str, Any]:
+        """Tell what the service is: its settings and its processes."""
+        return {
+            "version": __version__,
+            "strategy": self._config.strategy,
+            "data_path": "python" if self._why_python else "kernel",
+            "client_iface": self._config.client_iface,
+            "server_iface": self._config.server_iface,
+            "ports": str(self._config.ports),
+            "queue": self._config.queue,
+            "workers": self._config.workers,
+            "pid": os.getpid(),
+            "worker_pids": self._crew.pids or [os.getpid()],
+            "network_namespace": os.stat("/proc/self/ns/net").st_ino,
+            "log_level": self._handler.log_level,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+        }
+
+    def carried(self) -> Iterator[Flow]:
+        """Give the flows that are only the kernel's."""
+        return iter(()) if self._carrying is None else self._carrying.flows()
+
+    def entries(self) -> Iterator[State | str]:
+        """Tell of each entry in the kernel's table of flows what it is."""
+        return iter(()) if self._carrying is None else self._carrying.entries()
+
+    def max_entries(self) -> int:
+        """Tell how many entries that table takes; 0 if there is none."""
+        return 0 if self._carrying is None else self._carrying.max_entries
+
+    def learned_cleared(self, forgotten: Mapping[str, int]) -> None:
+        """Take in that what was learned is forgotten, because somebody asked for it."""
         self._event(
             "service.learned_cleared",
             {
@@ -353,6 +420,19 @@ class Service:
                 "refusals": forgotten["refusals"],
             },
         )
+
+    async def set_log_level(self, level: str) -> None:
+        """Let all processes write events of that level and above, until SIGHUP.
+
+        Raises:
+            ZeroRttError: a worker does not reply.
+        """
+        was = self._handler.log_level
+        await self._crew.set_log_level(level)
+        if level in ("debug", "info"):  # whichever level lets it be seen
+            self._handler.set_log_level(level)
+        self._event("service.log_level", {"log_level": level, "was": was})
+        self._handler.set_log_level(level)
 
     # --- changing -------------------------------------------------------------------------
 
@@ -364,6 +444,7 @@ class Service:
 
     async def _reload(self) -> None:
         """Read the settings again. Flows go on; what cannot change in a running service stays."""
+        self._manager.reloading()
         try:
             config = self._reread()
             changed = changes(self._config, config)
@@ -371,11 +452,13 @@ class Service:
             await self._crew.configure(config)
         except ZeroRttError as error:
             self._event("service.reload_failed", {"error": str(error)})
+            self._manager.ready(f"{self._status()}; settings refused: {error}")
             return
         self._config = config
         self._handler.configure(config, config.limits)
         self._handler.set_timer()  # other limits move the flows' timers
         self._event("service.reloaded", {"changed": changed})
+        self._manager.ready(self._status())
 
 
 @contextmanager
@@ -400,8 +483,8 @@ def _schedule(*, realtime: bool) -> str:
     if realtime:
         try:
             policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-            os.sched_setscheduler(0, policy, os.sched_param(_FIFO_PRIORITY))
+            os.sched_setscheduler(0, policy, os.sched_param(FIFO_PRIORITY))
         except PermissionError:
-            return "normal (no CAP_SYS_NICE)"
-        return f"fifo {_FIFO_PRIORITY}"
+            return "normal (no CAP_SYS_NICE, and RLIMIT_RTPRIO is too low)"
+        return f"fifo {FIFO_PRIORITY}"
     return "normal"

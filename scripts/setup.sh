@@ -39,8 +39,12 @@ case $purpose in
         # The independent clients and servers of the tests.
         services=(nginx redis-server redis-tools iperf3 netcat-openbsd curl conntrack
             iputils-ping nftables openssl haproxy)
+        # The package is built, installed in a container, and its service run there.
+        packages+=(debhelper kmod systemd systemd-container)
+        # What vagrant/ is checked with; no virtual machine is started.
+        services+=(vagrant vagrant-libvirt)
         ;;
-    fast) ;;
+    fast) packages+=(systemd) ;;
     lint) packages+=(shellcheck) ;;
     *) fail "unknown purpose '$purpose': run, test, fast and lint are known" ;;
 esac

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nfq_zerortt.answers import Answers
 from nfq_zerortt.config import Limits
 from nfq_zerortt.core import descriptions
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.fast_open import COOKIE_KEEP_S
+from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.remembered import by_server, counts, records, restore
-from nfq_zerortt.observe import control
+from nfq_zerortt.core.states import State
+from nfq_zerortt.journal import Journal
+from nfq_zerortt.live.rates import WINDOW_S
+from nfq_zerortt.observe import control, recent
+from nfq_zerortt.observe.log import EventLog
 from nfq_zerortt.slices import SLICE_S
 from nfq_zerortt.workers.crew import Crew
 from tests.core.test_remembered import GOOD
@@ -29,12 +37,35 @@ def section(heading: str) -> list[list[str]]:
     return rows(rest.partition("\n## ")[0])
 
 
-def engine() -> Engine:
-    return Engine("hold", Limits(), SECRET)
+class Resting:
+    """A service that does nothing: what it would be asked is not what is looked at here."""
+
+    def about(self) -> dict[str, Any]:
+        return {"queue": 0, "workers": 1}
+
+    def carried(self) -> Iterator[Flow]:
+        return iter(())
+
+    def entries(self) -> Iterator[State | str]:
+        return iter(())
+
+    def max_entries(self) -> int:
+        return 0
+
+    def learned_cleared(self, forgotten: Mapping[str, int]) -> None:
+        return
+
+    async def set_log_level(self, level: str) -> None:
+        return
+
+
+def answers() -> Answers:
+    engine = Engine("hold", Limits(), SECRET)
+    return Answers(engine, Journal(EventLog(file=os.devnull)), Crew(), Resting())
 
 
 def test_every_request_is_documented_with_its_parameters() -> None:
-    there = Answers(engine(), Crew(), lambda: iter(()), lambda _: None).requests()
+    there = answers().requests()
     documented = {codes(name)[0]: set(codes(given)) for name, given, _ in section("The protocol")}
     assert documented == {name: set(request.parameters) for name, request in there.items()}
     (answer,) = (row[2] for row in section("The protocol") if row[0] == "`clear_learned`")
@@ -69,6 +100,10 @@ def test_the_bounds_are_as_documented() -> None:
     assert f"does not read for {control.SLOW_S:.0f} s" in TEXT
     assert SLICE_S == 0.00025
     assert "quarter of a millisecond" in TEXT
+    assert f"its last {recent.MOST:,} [events]" in TEXT
+    assert f"and {recent.MOST_CAPPED} more" in TEXT
+    assert WINDOW_S == 10
+    assert "the last ten seconds" in TEXT
     assert f"older than {COOKIE_KEEP_S / 86_400:.0f} days" in TEXT
 
 

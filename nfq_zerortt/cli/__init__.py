@@ -15,7 +15,19 @@ import click
 from nfq_zerortt import __version__
 from nfq_zerortt.errors import ZeroRttError
 
-_COMMANDS = ("check", "demo", "flows", "rules", "run", "testbed")
+_COMMANDS = (
+    "check",
+    "demo",
+    "explain",
+    "flows",
+    "log-level",
+    "rules",
+    "run",
+    "stats",
+    "testbed",
+    "top",
+    "trace",
+)
 
 
 class _Commands(click.Group):
@@ -27,9 +39,19 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"nfq_zerortt.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"nfq_zerortt.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
+            raise click.UsageError(
+                f"no command {args[0]!r}; there are: {', '.join(self.list_commands(ctx))}"
+            )
+        return super().resolve_command(ctx, args)
 
 
 @click.group(

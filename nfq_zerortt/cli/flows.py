@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from nfq_zerortt import config as settings
+from nfq_zerortt.cli.asking import control_socket_option, socket_path
 from nfq_zerortt.core.remembered import by_server
 from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.observe.control_client import ask
@@ -23,33 +23,18 @@ _AGAIN_S = 1.0
 @click.option("--watch", is_flag=True, help="Again every second, until interrupted.")
 @click.option("--learned", is_flag=True, help="Show what was learned of servers instead.")
 @click.option("--clear", is_flag=True, help="With --learned: let the service forget all of it.")
-@click.option(
-    "--control-socket",
-    metavar="PATH",
-    help="The service's; default: as configured, or " + settings.DEFAULT_CONTROL_SOCKET + ".",
-)
+@control_socket_option
 def flows(
     as_json: bool, watch: bool, learned: bool, clear: bool, control_socket: str | None
 ) -> None:
     """Show the flows of the running service."""
-    path = _path(control_socket)
+    path = socket_path(control_socket)
     if clear:
         if not learned or watch:
             raise ConfigError("option --clear is allowed with --learned, and without --watch")
         _clear(path, as_json=as_json)
         return
     _show(path, as_json=as_json, watch=watch, learned=learned)
-
-
-def _path(control_socket: str | None) -> Path:
-    if control_socket is None:
-        control_socket = settings.load(None).control_socket
-    if not control_socket:
-        raise ConfigError(
-            "option --control-socket is empty: by it, or by the key control_socket in "
-            f"{settings.DEFAULT_CONFIG}, name the service's socket"
-        )
-    return Path(control_socket)
 
 
 def _clear(path: Path, *, as_json: bool) -> None:

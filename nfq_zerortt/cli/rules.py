@@ -9,7 +9,7 @@ import click
 
 from nfq_zerortt.config import MOST_WORKERS
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
-from nfq_zerortt.kernel import carried, features
+from nfq_zerortt.kernel import carried, features, leftovers
 from nfq_zerortt.kernel.declarations import FAMILIES
 from nfq_zerortt.kernel.kernel_path import KernelPath
 from nfq_zerortt.kernel.rules import LAST_QUEUE, RuleSet, for_removal
@@ -86,12 +86,18 @@ def apply(client_iface: str, server_iface: str, ports: str, queue: int, workers:
 
 @rules.command()
 @_queue
-def remove(queue: int) -> None:
+@click.option("--all", "every", is_flag=True, help="Those of every queue of which there are any.")
+def remove(queue: int, every: bool) -> None:
     """Take away all rules of this queue number, IPv4 and IPv6, and its filters in the kernel.
 
     Nobody else's are touched. Established connections that are renumbered break: stop a
     service that runs (SIGTERM), and it lets them end first.
     """
+    for number in leftovers.queues() if every else [queue]:
+        _remove(number)
+
+
+def _remove(queue: int) -> None:
     cut = _carried(queue)
     running = features.bound_to(queue)
     try:

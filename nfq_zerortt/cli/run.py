@@ -8,11 +8,22 @@ from typing import Any
 import click
 
 from nfq_zerortt import config as settings
+from nfq_zerortt.cli.completing import interfaces, one_of
 
 
 @click.command()
-@click.option("--client-iface", metavar="IF", help="Interface towards the clients.")
-@click.option("--server-iface", metavar="IF", help="Interface towards the servers.")
+@click.option(
+    "--client-iface",
+    metavar="IF",
+    help="Interface towards the clients.",
+    shell_complete=interfaces,
+)
+@click.option(
+    "--server-iface",
+    metavar="IF",
+    help="Interface towards the servers.",
+    shell_complete=interfaces,
+)
 @click.option(
     "--config",
     "file",
@@ -23,11 +34,13 @@ from nfq_zerortt import config as settings
     "--strategy",
     metavar="NAME",
     help=f"{', '.join(settings.STRATEGIES)}; default auto.",
+    shell_complete=one_of(settings.STRATEGIES),
 )
 @click.option(
     "--data-path",
     metavar="NAME",
     help=f"{', '.join(settings.DATA_PATHS)}; default auto.",
+    shell_complete=one_of(settings.DATA_PATHS),
 )
 @click.option("--ports", metavar="LIST", help="Server ports, as in 80,443,8000-8999; default all.")
 @click.option("--queue", type=int, help="NFQUEUE number; default 0.")
@@ -40,8 +53,18 @@ from nfq_zerortt import config as settings
 @click.option(
     "--realtime/--no-realtime", default=None, help="Run before ordinary processes (SCHED_FIFO)."
 )
-@click.option("--log-format", metavar="NAME", help="json or console; default json.")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+@click.option(
+    "--log-format",
+    metavar="NAME",
+    help="json or console; default json.",
+    shell_complete=one_of(settings.LOG_FORMATS),
+)
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    help="debug, info, warning or error.",
+    shell_complete=one_of(settings.LOG_LEVELS),
+)
 @click.option("--log-file", metavar="FILE", help="Append the log to FILE; default stderr.")
 @click.option(
     "--control-socket",

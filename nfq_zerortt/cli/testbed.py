@@ -11,7 +11,9 @@ from types import FrameType
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from nfq_zerortt.cli.completing import one_of
 from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.testbed.commands import require_programs, require_root
 from nfq_zerortt.testbed.delayline_control import DelayLineStatus
@@ -29,6 +31,11 @@ _name = click.option(
     metavar="NAME",
     help="Which testbed; several can be up at once.",
 )
+
+
+def _hosts(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    names = [host.name for host in load_topology().hosts]
+    return one_of(names)(context, parameter, begun)
 
 
 @click.group()
@@ -103,7 +110,7 @@ def status(as_json: bool, name: str) -> int:
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @_name
-@click.argument("host", metavar="HOST")
+@click.argument("host", metavar="HOST", shell_complete=_hosts)
 @click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, host: str, command: tuple[str, ...]) -> int:
     """Run a command on a host (client, clientnic, servernic, server); its exit status is ours.

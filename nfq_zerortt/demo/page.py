@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from nfq_zerortt.demo import dots
+from nfq_zerortt.demo import dots, overview
 from nfq_zerortt.demo.result import (
     DIRECT,
     FASTOPEN,
@@ -75,6 +75,16 @@ figure .halo { stroke: var(--panel); }
 figcaption { color: var(--muted); font-size: .9rem; margin-top: .4rem; }
 h3 { font-size: 1rem; margin: 1rem 0 0; }
 figure h3 { margin: 0 0 .4rem; }
+tbody th { font-weight: 400; }
+tr.group th { font-weight: 600; }
+.hero { max-width: 46rem; margin: .8rem 0; }
+.top .verdict { margin-top: 0; }
+@media (min-width: 62rem) {
+  .top { display: grid; grid-template-columns: 1fr 1fr; gap: 1.2rem; align-items: start; }
+  .top .hero { margin-top: 0; }
+}
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .8rem 0; }
+nav a, a { color: var(--hold); }
 ul { margin: .3rem 0; padding-left: 1.2rem; max-width: 46rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .5rem 0; }
 dt { color: var(--muted); }
@@ -84,7 +94,14 @@ pre { overflow-x: auto; background: var(--panel); border-radius: 6px; padding: .
 summary { cursor: pointer; margin-top: .6rem; }
 @media (max-width: 30rem) {
   body { font-size: 15px; }
-  th, td { padding-right: .45rem; }
+  thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
+  table, tbody { display: block; }
+  tr { display: grid; grid-template-columns: repeat(3, 1fr) ; gap: 0 .6rem; padding: .25rem 0; }
+  tr + tr { border-top: 1px solid var(--grid); }
+  th, td, td.number { padding: 0; text-align: left; }
+  tr.group th, tbody th { grid-column: 1 / -1; border: 0; }
+  td[data-of^="gain"] { grid-column: span 3; }
+  td[data-of]::before { content: attr(data-of) ": "; color: var(--muted); font-size: .8rem; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
 }
 @media print {
@@ -103,7 +120,9 @@ summary { cursor: pointer; margin-top: .6rem; }
   h2, h3, p:has(+ .panels) { break-after: avoid; }
   figure, tr, .verdict, .panels { break-inside: avoid; }
   .panels { grid-template-columns: 1fr 1fr; gap: .5rem; }
-  details { display: none; }
+  details, nav { display: none; }
+  .hero { max-width: 13cm; }
+  .top { display: block; }
 }
 """
 
@@ -144,32 +163,37 @@ def page(result: Result) -> str:
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(_lead(result))}</p>',
+        f'<figure class="hero">{overview.hosts(result)}</figure>',
         _outcome(result),
+        _contents(),
+        _heading("In one picture"),
+        '<div class="top">',
+        _overview(result),
         '<div class="verdict">',
         *(f"<p>{escape(sentence)}</p>" for sentence in sentences(result)),
-        "</div>",
-        "<h2>The figures</h2>",
+        "</div></div>",
+        _heading("The figures"),
         _table(result),
         f"<p>{escape(ONE_CLOCK)}</p>",
         _meanings(),
-        "<h2>Their distribution</h2>",
+        _heading("Their distribution"),
         _distributions(result),
-        "<h2>One real connection each way</h2>",
+        _heading("One real connection each way"),
         _ladders(result),
-        "<h2>The bytes over time</h2>",
+        _heading("The bytes over time"),
         _plots(result),
-        "<h2>What is true of the gain, and what is not</h2>",
+        _heading("What is true of the gain, and what is not"),
         "<h3>True</h3>",
         _list(_TRUE),
         "<h3>Not true</h3>",
         _list(_NOT_TRUE),
-        "<h2>Environment</h2>",
+        _heading("Environment"),
         _environment(result),
-        "<h2>Do it again</h2>",
+        _heading("Do it again"),
         f"<pre>{escape(_command(result))}</pre>",
         "<p>As root, on Linux; it makes network namespaces of its own and removes them.</p>",
     ]
-    style = _STYLE + svg.STYLE + ladder_svg.STYLE + timeseq.STYLE + dots.STYLE
+    style = _STYLE + svg.STYLE + overview.STYLE + ladder_svg.STYLE + timeseq.STYLE + dots.STYLE
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -177,6 +201,48 @@ def page(result: Result) -> str:
         f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
+    )
+
+
+_SECTIONS = (
+    "In one picture",
+    "The figures",
+    "Their distribution",
+    "One real connection each way",
+    "The bytes over time",
+    "What is true of the gain, and what is not",
+    "Environment",
+    "Do it again",
+)
+
+
+def _anchor(section: str) -> str:
+    return "-".join(section.lower().replace(",", "").split())
+
+
+def _heading(section: str) -> str:
+    assert section in _SECTIONS
+    return f'<h2 id="{_anchor(section)}">{escape(section)}</h2>'
+
+
+def _contents() -> str:
+    links = (f'<a href="#{_anchor(one)}">{escape(one)}</a>' for one in _SECTIONS)
+    return f"<nav>{' '.join(links)}</nav>"
+
+
+def _overview(result: Result) -> str:
+    work = result.work(SMALL)
+    caption = (
+        f"Medians in ms of {work.connections} connections each way: {work.title}. Dashed: the "
+        "client waits for connect(). Filled: the request is on its way or held, until its first "
+        "byte arrives at the server. Outlined: the answer is. With hold the client is free sooner, "
+        "and the answer comes when it came before; with fastopen the answer itself comes sooner."
+    )
+    if refused(result) is not None:
+        caption = caption.partition(" With hold")[0]
+    return (
+        f'<figure class="hero">{overview.draw(result, work)}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
@@ -228,12 +294,13 @@ def _table_row(result: Result, work: Work, figure: Figure) -> str:
         shown = escape(gain_text(gain, result.rtt_ms)).replace(" RTT", "\u00a0RTT")
         if gain is not None and is_gain(gain, result.rtt_ms):
             shown = f'<span class="good">{shown}</span>'
-        gains += f"<td>{shown}</td>"
-    medians = (run.median(work, figure) for run in result.runs)
+        gains += f'<td data-of="gain of {through.way}">{shown}</td>'
+    medians = ((run.way, run.median(work, figure)) for run in result.runs)
     cells = "".join(
-        f'<td class="number">{"-" if value is None else f"{value:.1f}"}</td>' for value in medians
+        f'<td class="number" data-of="{way}">{"-" if value is None else f"{value:.1f}"}</td>'
+        for way, value in medians
     )
-    return f"<tr><td>{escape(figure.name)}</td>{cells}{gains}</tr>"
+    return f'<tr><th scope="row">{escape(figure.name)}</th>{cells}{gains}</tr>'
 
 
 def _figures(work: Work) -> tuple[Figure, ...]:

@@ -54,6 +54,12 @@ def everywhere(control: TrafficControl, queue: int) -> list[OurFilter]:
     return found
 
 
+def queues(control: TrafficControl) -> set[int]:
+    """Return the queues of which there are filters in this network namespace."""
+    found = {_queue_of(one) for index, _ in socket.if_nameindex() for one in control.filters(index)}
+    return {queue for queue in found if queue is not None}
+
+
 def on(control: TrafficControl, interface: str, queue: int) -> OurFilter | None:
     """Return our filter of a queue on one interface.
 

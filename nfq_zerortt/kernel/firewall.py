@@ -187,7 +187,8 @@ def listed(family: Family, command: str, table: str = "filter") -> list[list[str
     """
     if command.endswith("-legacy") and not xtables.is_in_use(family, table):
         return []  # the command would create the table
-    said = run([command, "-t", table, "-S"]) or ""
+    # Without -w the legacy command waits for the lock for ever.
+    said = run([command, "-w", "1", "-t", table, "-S"]) or ""
     return [shlex.split(line) for line in said.splitlines()]
 
 

@@ -189,14 +189,14 @@ class KernelPath:
             MissingFeatureError: something is there and must not be removed by this user.
         """
         removed = filters.detach_all(queue)
-        where = pins.directory(queue)
-        try:
-            if where is not None and pins.remove(where):
-                removed.append(f"pins in {where}")
-        except PermissionError:
-            # Who may not look there has nothing there.
-            if os.geteuid() == 0:
-                raise MissingFeatureError(f"no right to remove the pins in {where}") from None
+        for where in pins.everywhere(queue):
+            try:
+                if pins.remove(where):
+                    removed.append(f"pins in {where}")
+            except PermissionError:
+                # Who may not look there has nothing there.
+                if os.geteuid() == 0:
+                    raise MissingFeatureError(f"no right to remove the pins in {where}") from None
         return removed
 
     def run(

@@ -2,6 +2,9 @@
 
 One directory for each queue of each network namespace. The namespace's cookie is
 unique as long as the machine runs, and the file system does not outlive that.
+
+systemd's bpf file system is root's alone. A service that is not root has one directory
+of it, :data:`LENT`, mounted where it may go (``systemd/nfq-zerortt.service``).
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ from pathlib import Path
 from nfq_zerortt.kernel import libbpf
 from nfq_zerortt.kernel.bpf_object import MAPS, close_all
 
-FILE_SYSTEM = Path("/sys/fs/bpf")
+_WHOLE = Path("/sys/fs/bpf")
+LENT = _WHOLE / "nfq-zerortt"
+"""What a service that is not root gets (``systemd/tmpfiles.conf``)."""
+FILE_SYSTEM = Path(os.environ.get("NFQ_ZERORTT_BPF_FS", _WHOLE))
+"""The bpf file system, as far as this process has one; the variable is set by systemd's units."""
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h; since Linux 5.14
 
 
@@ -29,6 +36,24 @@ def directory(queue: int) -> Path | None:
         except OSError:  # an older kernel: the filters are found without pins, too
             return None
     return FILE_SYSTEM / f"nfq-zerortt-{int.from_bytes(raw, 'little')}-{queue}"
+
+
+def everywhere(queue: int) -> list[Path]:
+    """Return where the pins of a queue can be: our own, and those of a service that is not root."""
+    own = directory(queue)
+    return [] if own is None else [own, LENT / own.name]
+
+
+def queues() -> set[int]:
+    """Return the queues of this network namespace of which there are pins."""
+    found = set()
+    for pattern in everywhere(0):
+        prefix = pattern.name.removesuffix("0")
+        with suppress(FileNotFoundError, PermissionError):  # then there are none for us
+            names = os.listdir(pattern.parent)
+            numbers = (one.removeprefix(prefix) for one in names if one.startswith(prefix))
+            found |= {int(number) for number in numbers if number.isdecimal()}
+    return found
 
 
 def _is_mounted() -> bool:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
-from nfq_zerortt.kernel import declarations
+from nfq_zerortt.kernel import capabilities, declarations, modules
 from nfq_zerortt.kernel.declarations import Family
 from nfq_zerortt.kernel.option_entries import repair_option_lookup
 
@@ -41,6 +41,10 @@ _NAMES_FILES: dict[Family, str] = {
     "ipv4": "/proc/thread-self/net/ip_tables_names",
     "ipv6": "/proc/thread-self/net/ip6_tables_names",
 }
+_PREFIXES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
+_MODULES = Path("/proc/modules")
+_OWN_TABLES = frozenset({"raw", "mangle"})
+"""The tables of our rules: to make them by looking does no harm."""
 _COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 
 
@@ -52,13 +56,16 @@ class CommitError(ZeroRttError):
 def lock(timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold the lock that keeps iptables commands and us from writing at the same time.
 
-    Raises ZeroRttError when it stays taken for ``timeout_s`` or cannot be opened.
+    Raises:
+        MissingFeatureError: this user may not take it.
+        ZeroRttError: it stays taken for ``timeout_s`` or cannot be opened.
     """
     path = os.environ.get("XTABLES_LOCKFILE", LOCK_FILE)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # To read it is enough to lock it, as iptables does.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError:
-        raise _not_permitted() from None
+        raise _no_lock(path) from None
     except OSError as error:
         raise ZeroRttError(f"cannot open the lock {path}: {error.strerror}") from None
     try:
@@ -86,7 +93,22 @@ def is_in_use(family: Family, table: str) -> bool:
     except FileNotFoundError:
         return False  # a kernel without legacy tables for this family
     except PermissionError:
-        raise _not_permitted() from None
+        if not _has_privileges():
+            raise _not_permitted() from None
+    # That list is root's alone. With the privileges for the tables and nothing else:
+    return table in _OWN_TABLES or _is_loaded(family, table)
+
+
+def _is_loaded(family: Family, table: str) -> bool:
+    """Whether there can be such a table, going by the kernel's modules."""
+    modules = _MODULES.read_text(encoding="ascii") if _MODULES.exists() else ""
+    loaded = {line.partition(" ")[0] for line in modules.splitlines()}
+    prefix = _PREFIXES[family]
+    if f"{prefix}_tables" in loaded and f"{prefix}table_{table}" not in loaded:
+        return False
+    raise ZeroRttError(
+        f"only root can tell whether the legacy {_COMMANDS[family]} table {table} is in use"
+    )
 
 
 @contextlib.contextmanager
@@ -256,12 +278,28 @@ def _not_permitted() -> MissingFeatureError:
     )
 
 
+def _has_privileges() -> bool:
+    return capabilities.effective() >= {"CAP_NET_ADMIN", "CAP_NET_RAW"}
+
+
+def _no_lock(path: str) -> MissingFeatureError:
+    if not _has_privileges():
+        return _not_permitted()
+    return MissingFeatureError(
+        f"this user may not take the lock of iptables, {path}: let it read that file (chgrp, "
+        "chmod 640; nfq-zerortt.service does), or run as root"
+    )
+
+
 def _cannot_open(family: Family, table: str, why: str) -> MissingFeatureError:
     if "ermission" in why or "ermitted" in why:
         return _not_permitted()
-    prefix = "ip" if family == "ipv4" else "ip6"
+    prefix = _PREFIXES[family]
+    remedy = modules.remedy(
+        f"{prefix}table_{table}",
+        f"CONFIG_NETFILTER_XTABLES_LEGACY and CONFIG_{prefix.upper()}_NF_{table.upper()}",
+    )
     return MissingFeatureError(
-        f"the kernel offers no legacy {_COMMANDS[family]} table {table} ({why}); "
-        f"modprobe {prefix}table_{table}, or a kernel with CONFIG_NETFILTER_XTABLES_LEGACY and "
-        f"CONFIG_{prefix.upper()}_NF_{table.upper()}"
+        f"the kernel offers no legacy {_COMMANDS[family]} table {table} ({why}), and nftables does "
+        f"not stand in for it; {remedy}"
     )

@@ -47,33 +47,34 @@ def require_tcpdump() -> None:
         raise MissingFeatureError("missing program tcpdump: apt-get install tcpdump")
 
 
-class Capture:
-    """A running tcpdump on one interface. ``filter`` is an expression of pcap-filter(7)."""
+class Tcpdump:
+    """A running tcpdump, that writes a capture of nanosecond timestamps."""
 
-    def __init__(self, tap: Tap, file: Path, filter_: str, spawn: Spawn) -> None:
+    def __init__(
+        self, place: str, options: Sequence[str], filter_: str, out: int, spawn: Spawn
+    ) -> None:
         """Start it and return once it captures.
 
+        ``place`` is where, for messages; ``options`` tell it to tcpdump. ``filter_`` is an
+        expression of pcap-filter(7), ``out`` the file descriptor that it writes to: our own, for
+        it gives up its right to create files.
+
         Raises:
-            MissingFeatureError: tcpdump is not installed.
+            MissingFeatureError: it is not installed.
             ZeroRttError: it does not start.
         """
         require_tcpdump()
-        self.tap = tap
-        self._file = file
-        argv: Sequence[str] = (
-            *("tcpdump", "-n", "-p", "-U", "--immediate-mode"),
-            *("--time-stamp-precision=nano", "-s", str(_SNAPLEN), "-B", str(_BUFFER_KIB)),
-            *("-i", tap.interface, "-w", "-", filter_),
+        self._place = place
+        self._process = spawn(
+            [
+                *("tcpdump", "-n", "-p", "-U", "--immediate-mode"),
+                *("--time-stamp-precision=nano", "-w", "-", *options, filter_),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-        # Through our own file descriptor, for tcpdump gives up its right to create files.
-        with file.open("wb") as out:
-            self._process = spawn(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
         self._said = b""
         try:
             self._await_listening()
@@ -89,31 +90,30 @@ class Capture:
             ready, _, _ = select.select([stderr], [], [], remaining)
             part = os.read(stderr.fileno(), 4096) if ready else b""
             if not part:
-                raise ZeroRttError(f"tcpdump on {self.tap} did not start: {self._last_words()}")
+                raise ZeroRttError(f"tcpdump on {self._place} did not start: {self._last_words()}")
             self._said += part
 
-    def stop(self) -> CaptureCounts:
-        """End it once it has written what it had; ZeroRttError when it had failed."""
+    def ask_to_end(self) -> None:
+        """Let it write what it has, and end."""
         self._process.send_signal(signal.SIGINT)
+
+    def counts(self) -> CaptureCounts:
+        """Wait for its end and return what it said then; ZeroRttError when it had failed."""
         try:
             _, said = self._process.communicate(timeout=_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.abort()
-            raise ZeroRttError(f"tcpdump on {self.tap} did not end") from None
+            raise ZeroRttError(f"tcpdump on {self._place} did not end") from None
         self._said += said
         captured, dropped = self._count(b"captured"), self._count(b"dropped by kernel")
         if self._process.returncode != 0 or captured is None or dropped is None:
-            raise ZeroRttError(f"tcpdump on {self.tap} failed: {self._last_words()}")
+            raise ZeroRttError(f"tcpdump on {self._place} failed: {self._last_words()}")
         return CaptureCounts(captured, dropped)
 
     def abort(self) -> None:
         """End it at once, whatever is lost; does nothing when it has ended."""
         self._process.kill()
         self._process.communicate()
-
-    def read(self) -> list[PacketRecord]:
-        """Return the captured packets, in the order of the file."""
-        return list(read(self._file, self.tap))
 
     @property
     def _stderr(self) -> IO[bytes]:
@@ -128,6 +128,32 @@ class Capture:
     def _last_words(self) -> str:
         lines = [line.strip() for line in self._said.decode(errors="replace").splitlines()]
         return next((line for line in reversed(lines) if line), "it said nothing")
+
+
+class Capture:
+    """A running tcpdump on one interface. ``filter`` is an expression of pcap-filter(7)."""
+
+    def __init__(self, tap: Tap, file: Path, filter_: str, spawn: Spawn) -> None:
+        """Start it and return once it captures; errors as of Tcpdump."""
+        require_tcpdump()
+        self.tap = tap
+        self._file = file
+        options = ("-s", str(_SNAPLEN), "-B", str(_BUFFER_KIB), "-i", tap.interface)
+        with file.open("wb") as out:
+            self._tcpdump = Tcpdump(str(tap), options, filter_, out.fileno(), spawn)
+
+    def stop(self) -> CaptureCounts:
+        """End it once it has written what it had; ZeroRttError when it had failed."""
+        self._tcpdump.ask_to_end()
+        return self._tcpdump.counts()
+
+    def abort(self) -> None:
+        """End it at once, whatever is lost; does nothing when it has ended."""
+        self._tcpdump.abort()
+
+    def read(self) -> list[PacketRecord]:
+        """Return the captured packets, in the order of the file."""
+        return list(read(self._file, self.tap))
 
 
 def read(file: Path, tap: Tap) -> Iterator[PacketRecord]:

@@ -12,6 +12,7 @@ LEVELS = {
     "service.warning": "warning",
     "service.learned_restored": "info",
     "service.learned_cleared": "info",
+    "service.log_level": "info",
     "service.reloaded": "info",
     "service.reload_failed": "error",
     "service.fault": "error",

@@ -13,20 +13,27 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from nfq_zerortt.observe.pairing import Pairing, Shape, marks_of
 from nfq_zerortt.observe.records import Endpoint, PacketRecord, Tap, of_connection
 from nfq_zerortt.wire import flags as tcp
 from nfq_zerortt.wire import seqnum
 
-_SHOWN_FLAGS = tcp.SYN | tcp.FIN | tcp.RST
-
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Two neighbouring hosts and where packets between them were captured, client's side left."""
+    """Two neighbouring hosts and where packets between them were captured, client's side left.
+
+    ``only``: the one of both where they were, if there is no capture at the other. What was seen
+    there has crossed the link, for all that is known; when it was at its other end is not known.
+    """
 
     left: Tap
     right: Tap
+    only: Tap | None = None
 
+
+UNKNOWN = "0"
+"""The letter of an ISN that nobody has seen: numbers are as they are on the wire."""
 
 Path = Sequence[Link]
 """The links from the client to the server."""
@@ -119,8 +126,11 @@ def trace(
     server_bases = _server_bases(seen, path)
     hops: list[Hop] = []
     for number, (link, server_base) in enumerate(zip(path, server_bases, strict=True)):
-        up = _crossings(seen, client, (link.left, link.right))
-        down = _crossings(seen, server, (link.right, link.left))
+        if link.only is not None:
+            up, down = (_crossed(seen, source, link.only) for source in (client, server))
+        else:
+            up = _crossings(seen, client, (link.left, link.right))
+            down = _crossings(seen, server, (link.right, link.left))
         hops += [_hop(crossing, number, True, client_base, server_base) for crossing in up]
         hops += [_hop(crossing, number, False, server_base, client_base) for crossing in down]
     # Of two that left at the same time, the one further along its way comes last.
@@ -139,13 +149,18 @@ def _server_bases(seen: Sequence[PacketRecord], path: Path) -> list[Base]:
     """Return what the server's numbers are counted from on each link.
 
     ``S`` is the ISN on the link nearest to the server; another one on the client's side was
-    fabricated on the way: ``F``, and ``F2`` and so on, if that happened more than once.
+    fabricated on the way: ``F``, and ``F2`` and so on, if that happened more than once. Where
+    only the client has got a SYN-ACK, that was fabricated, too; the server's numbers are then
+    counted from ``0``.
     """
     isns = [
         _isn(r for r in seen if r.is_syn_ack and r.tap in (link.left, link.right)) for link in path
     ]
     real = next((isn for isn in reversed(isns) if isn is not None), 0)
     letters = {real: "S"}
+    if len(isns) > 1 and isns[0] is not None and not any(isn is not None for isn in isns[1:]):
+        letters = {isns[0]: "F", 0: UNKNOWN}
+        real = 0
     bases: list[Base] = []
     for seen_isn in isns:
         isn = real if seen_isn is None else seen_isn
@@ -162,6 +177,15 @@ class _Crossing:
     packet: PacketRecord
     sent_s: float | None = None
     received_s: float | None = None
+
+
+def _crossed(seen: Iterable[PacketRecord], source: Endpoint, tap: Tap) -> list[_Crossing]:
+    """Return what was seen of a link that was captured at one end."""
+    return [
+        _Crossing(record, record.time_s, record.time_s)
+        for record in seen
+        if record.source == source and record.tap == tap
+    ]
 
 
 def _crossings(
@@ -209,45 +233,24 @@ def _onward(hops: Sequence[Hop], links: int) -> dict[int, tuple[int, ...]]:
     for to_server in (True, False):
         for inner in range(1, links):
             before, after = (inner - 1, inner) if to_server else (inner, inner - 1)
-            came = [i for i, h in enumerate(hops) if h.link == before and h.to_server == to_server]
-            left = [i for i, h in enumerate(hops) if h.link == after and h.to_server == to_server]
-            taken: set[int] = set()
-            for departure in left:
-                arrival = _origin(hops, came, taken, hops[departure])
+            moments = [
+                (hop.end_s, False, index) if hop.link == before else (hop.start_s, True, index)
+                for index, hop in enumerate(hops)
+                if hop.to_server == to_server and hop.link in (before, after)
+            ]
+            pairing: Pairing[int] = Pairing()
+            for time_s, leaves, index in sorted(moments):
+                if not leaves:
+                    pairing.came(index, _shape(hops[index]), time_s)
+                    continue
+                arrival = pairing.left(_shape(hops[index]), time_s)
                 if arrival is not None:
-                    onward[arrival].append(departure)
-                    same_size = hops[arrival].payload_bytes == hops[departure].payload_bytes
-                    if same_size or _is_syn(hops[departure]):
-                        taken.add(arrival)
+                    onward[arrival].append(index)
     return {arrival: tuple(departures) for arrival, departures in onward.items()}
 
 
-def _origin(hops: Sequence[Hop], came: Sequence[int], taken: set[int], left: Hop) -> int | None:
-    """Return which of the packets that came to a host it is that left it; None: its own."""
-    for arrival in came:
-        hop = hops[arrival]
-        if arrival not in taken and hop.end_s <= left.start_s and _carries(hop, left):
-            return arrival
-    return None
-
-
-def _carries(came: Hop, left: Hop) -> bool:
-    """Tell whether ``left`` is ``came`` forwarded, whole or cut into smaller segments.
-
-    A SYN may have got data on the way.
-    """
-    if _is_syn(left):
-        return _is_syn(came) and came.seq == left.seq and came.payload_bytes <= left.payload_bytes
-    if came.payload_bytes and left.payload_bytes:
-        return came.seq <= left.seq and (
-            left.seq + left.payload_bytes <= came.seq + came.payload_bytes
-        )
-    return (came.flags & _SHOWN_FLAGS, came.seq, came.ack, came.payload_bytes) == (
-        left.flags & _SHOWN_FLAGS,
-        left.seq,
-        left.ack,
-        left.payload_bytes,
-    )
+def _shape(hop: Hop) -> Shape:
+    return Shape(marks_of(hop.flags), hop.seq, hop.ack, hop.payload_bytes)
 
 
 def _is_syn(hop: Hop) -> bool:

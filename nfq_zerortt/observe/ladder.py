@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from nfq_zerortt.observe.hops import Base, Hop, Passage, Path, gained_data, trace
+from nfq_zerortt.observe.hops import UNKNOWN, Base, Hop, Passage, Path, gained_data, trace
 from nfq_zerortt.observe.records import Endpoint, PacketRecord
 from nfq_zerortt.wire import flags as tcp
 
@@ -104,6 +104,7 @@ class Layout:
         lines = [
             f"{base.letter} = {base.isn:10}  {named.get(base.letter, 'fabricated on the way')}"
             for base in self.bases
+            if base.letter != UNKNOWN
         ]
         isns = {base.letter: base.isn for base in self.bases}
         if "F" in isns and "S" in isns:
@@ -139,11 +140,19 @@ class Layout:
             ),
             len(self.rows) - 1,
         )
+        return self.part(0, count)
+
+    def part(self, begin: int, end: int) -> Layout:
+        """Return the rows from ``begin`` up to ``end``."""
         return replace(
             self,
-            rows=self.rows[:count],
-            waits=tuple(wait for wait in self.waits if wait.last_row < count),
-            pauses=frozenset(number for number in self.pauses if number < count),
+            rows=self.rows[begin:end],
+            waits=tuple(
+                Wait(wait.host, wait.first_row - begin, wait.last_row - begin)
+                for wait in self.waits
+                if wait.first_row >= begin and wait.last_row < end
+            ),
+            pauses=frozenset(number - begin for number in self.pauses if begin < number < end),
         )
 
 

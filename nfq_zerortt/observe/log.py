@@ -37,7 +37,11 @@ _SLICE = 100
 
 
 class EventLog:
-    """Where events go. Not for several threads."""
+    """Where events go. Not for several threads.
+
+    Attributes:
+        suppressed: how many events were not written, and will not be.
+    """
 
     def __init__(self, form: str = "json", level: str = "info", file: str = "") -> None:
         """``form`` is json or console; ``file`` a path to append to, empty for stderr.
@@ -48,11 +52,12 @@ class EventLog:
         self._outlet = _open(file)
         self._rank = _RANK[level]
         self._pending: deque[tuple[float, str, Mapping[str, Any]]] = deque()
-        self._lost = 0
+        self.suppressed = 0
+        self._lost = 0  # of these, those that no line has told of
         self._told = 0  # of those lost, the ones in a line that is not written yet
         self._gone = False
         self._second: dict[str, tuple[int, int]] = {}
-        self._stamps = _Timestamps()
+        self._stamps = Timestamps()
         # Renderers are called as they are: a bound logger around them takes longer than they do.
         self._rendered: Any
         if form == "console":
@@ -75,6 +80,7 @@ class EventLog:
             event in CAPPED and not self._under_cap(event, int(now))
         ):
             self._lost += 1
+            self.suppressed += 1
             return
         self._pending.append((now, event, fields))
 
@@ -110,7 +116,9 @@ class EventLog:
             self._gone = True
             return None
         except OSError:
-            self._lost += self._outlet.give_up() + self._told - bool(self._told)
+            given_up = self._outlet.give_up() - bool(self._told)
+            self.suppressed += given_up
+            self._lost += given_up + self._told
             self._told = 0
             return _MUCH_LATER_S
         self._told = 0
@@ -141,7 +149,7 @@ class EventLog:
         self._outlet.close()
 
 
-class _Timestamps:
+class Timestamps:
     """Points in time as RFC 3339 has them; those of one second differ at their ends only."""
 
     def __init__(self) -> None:

@@ -78,10 +78,16 @@ def series(
     return Series(tuple(points), tuple(repeats))
 
 
-def draw(curves: Sequence[Curve], title: str, until_ms: float) -> str:
+SINCE_SYN = "ms since the SYN left the client"
+
+
+def draw(
+    curves: Sequence[Curve], title: str, until_ms: float, *, time_axis: str = SINCE_SYN
+) -> str:
     """Return the plot of several curves, its time axis from 0 to ``until_ms``.
 
-    The page that it stands in needs svg.STYLE and this module's.
+    ``time_axis`` says what that counts. The page that it stands in needs svg.STYLE and this
+    module's.
     """
     most = max((p.end for c in curves for p in c.series.points), default=1)
     plot_width, plot_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
@@ -104,9 +110,7 @@ def draw(curves: Sequence[Curve], title: str, until_ms: float) -> str:
         parts.append(svg.element("path", d=f"M{at:.1f} {_TOP}V{_HEIGHT - _BOTTOM}", class_="grid"))
         parts.append(svg.text(at, _HEIGHT - _BOTTOM + 14, f"{number * step:g}", "muted", "middle"))
     parts.append(svg.text(_LEFT - 5, _TOP - 10, "kB", "muted", "end"))
-    parts.append(
-        svg.text(_WIDTH - _RIGHT, _HEIGHT - 25, "ms since the SYN left the client", "muted", "end")
-    )
+    parts.append(svg.text(_WIDTH - _RIGHT, _HEIGHT - 25, time_axis, "muted", "end"))
     # The heavy ones at the back, for curves may cover each other.
     for curve in sorted(curves, key=lambda one: one.style, reverse=True):
         points = curve.series.points

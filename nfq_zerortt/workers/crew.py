@@ -92,6 +92,22 @@ class Crew:
         """
         await self._order("configure", config, _REPLY_S)
 
+    async def set_log_level(self, level: str) -> None:
+        """Let all write events of that level and above.
+
+        Raises:
+            ZeroRttError: one does not reply.
+        """
+        await self._order("log_level", level, _REPLY_S)
+
+    async def reply(self, within_s: float) -> None:
+        """See that the loops of all turn: each replies from its own.
+
+        Raises:
+            ZeroRttError: one does not reply.
+        """
+        await self._order("reply", None, within_s)
+
     def tell_passing(self, count: int) -> None:
         """Tell all how many connections pass in the kernel untouched: no worker sees them end."""
         for worker in self._workers:
@@ -136,12 +152,12 @@ class Crew:
 
     # --- questions ------------------------------------------------------------------------
 
-    async def ask(self, name: str) -> AsyncIterator[Any]:
+    async def ask(self, name: str, **parameters: Any) -> AsyncIterator[Any]:
         """Ask one after the other for records, and give them as they come.
 
         Raises:
             ZeroRttError: one does not answer.
         """
         for worker in self._workers:
-            async for record in worker.ask(name):
+            async for record in worker.ask(name, **parameters):
                 yield record

@@ -91,7 +91,7 @@ class WorkerProcess:
         except OSError as error:
             raise ZeroRttError(f"{self} takes no orders ({error.strerror})") from None
 
-    async def ask(self, name: str) -> AsyncIterator[Any]:
+    async def ask(self, name: str, **parameters: Any) -> AsyncIterator[Any]:
         """Ask for records, and give them as they come.
 
         Raises:
@@ -100,7 +100,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                self._send(Message(0, "answer", name), (theirs.fileno(),))
+                self._send(Message(0, "answer", (name, parameters)), (theirs.fileno(),))
             ours.setblocking(False)
             try:
                 async for record in records.read(ours):

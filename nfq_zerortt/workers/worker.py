@@ -20,7 +20,7 @@ _ROOM_S = 1.0
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """They concern the service, and so its first process, also when all of its processes get them."""
 
-Answers = Mapping[str, Callable[[], Iterator[Any]]]
+Answers = Mapping[str, Callable[..., Iterator[Any]]]
 
 
 class Hire(NamedTuple):
@@ -118,7 +118,9 @@ class Worker:
             return
         order, files = received
         if order.what == "answer":
-            self._begin(self._answer(order.value, socket.socket(fileno=files[0])))
+            name, parameters = order.value
+            asker = socket.socket(fileno=files[0])
+            self._begin(self._answer(name, parameters, asker))
         else:
             orders.close(files)
             self._begin(self._obey(order))
@@ -128,6 +130,8 @@ class Worker:
         if order.what == "configure":
             self.configure(order.value)
             self._handler.set_timer()  # other limits move the flows' timers
+        elif order.what == "log_level":
+            self._handler.set_log_level(order.value)
         elif order.what == "drain":
             await self._handler.drain(order.value)
         elif order.what == "finish":
@@ -144,10 +148,10 @@ class Worker:
         """Take over settings; of the limits, our share."""
         self._handler.configure(config, config.limits.share(self._hire.number, self._hire.of))
 
-    async def _answer(self, name: str, asker: socket.socket) -> None:
+    async def _answer(self, name: str, parameters: Mapping[str, Any], asker: socket.socket) -> None:
         with asker:
             try:
-                await records.write(asker, self._answers[name](), PAUSE_S)
+                await records.write(asker, self._answers[name](**parameters), PAUSE_S)
             except (OSError, TimeoutError):
                 return  # whoever asked has hung up, or does not read
 

@@ -187,7 +187,7 @@ def _check_report(report: str) -> None:
     for foreign in ("<script", '<link rel="stylesheet', "@import", "url(", "src="):
         assert foreign not in report
     pictures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
-    assert len(pictures) == 3 + 4 + 4  # distributions, ladders, time-sequence plots
+    assert len(pictures) == 2 + 3 + 4 + 4  # overview, distributions, ladders, time-sequence plots
     for picture in pictures:
         ElementTree.fromstring(picture)
     for expected in (

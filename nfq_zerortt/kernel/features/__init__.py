@@ -6,9 +6,12 @@ afterwards; this host's own settings are only read.
 
 from __future__ import annotations
 
+import functools
+
 from nfq_zerortt.kernel.features.feature import Feature, Probe
 from nfq_zerortt.kernel.features.foreign_rules import address_translation, untracked
 from nfq_zerortt.kernel.features.host import forwarding, ipv6, netem, reverse_path_filter
+from nfq_zerortt.kernel.features.interfaces import interfaces
 from nfq_zerortt.kernel.features.kernel_path import (
     bpf_filters,
     bpf_library,
@@ -23,6 +26,7 @@ from nfq_zerortt.kernel.features.netfilter import (
     icmp_match,
     iptables_command,
     iptables_is_nft,
+    iptables_lock,
     ipv6_rules,
     mangle_table,
     mark_match,
@@ -34,21 +38,24 @@ from nfq_zerortt.kernel.features.netfilter import (
     u32_match,
 )
 from nfq_zerortt.kernel.features.privileges import (
+    FIFO_PRIORITY,
     cap_net_admin,
     cap_net_raw,
     iptables_package,
     linux,
     netfilterqueue_package,
     other_packages,
+    realtime,
 )
+from nfq_zerortt.kernel.features.queues import bound_to
 from nfq_zerortt.kernel.features.running import (
-    bound_to,
     require_for_run,
     require_interfaces,
     warnings_for_run,
 )
 
 __all__ = [
+    "FIFO_PRIORITY",
     "Feature",
     "all_features",
     "bound_to",
@@ -70,6 +77,7 @@ PROBES: tuple[Probe, ...] = (
     iptables_package,
     other_packages,
     nfqueue,
+    iptables_lock,
     mangle_table,
     raw_table,
     nfqueue_target,
@@ -84,6 +92,7 @@ PROBES: tuple[Probe, ...] = (
     bpf_filters,
     bpf_pins,
     mark_bit,
+    realtime,
     forwarding,
     reverse_path_filter,
     address_translation,
@@ -95,6 +104,20 @@ PROBES: tuple[Probe, ...] = (
 )
 
 
-def all_features() -> list[Feature]:
-    """Look at everything that ``nfq-zerortt check`` shows, in its order."""
-    return [probe() for probe in PROBES]
+def all_features(client_iface: str = "", server_iface: str = "") -> list[Feature]:
+    """Look at everything that ``nfq-zerortt check`` shows, in its order.
+
+    With the two interfaces, what depends on them is looked at as for a service between them.
+
+    Raises:
+        ConfigError: there are no such interfaces, or it is the same one twice.
+    """
+    if not client_iface and not server_iface:
+        return [probe() for probe in PROBES]
+    require_interfaces(client_iface, server_iface)
+    between: dict[Probe, Probe] = {
+        probe: functools.partial(probe, client_iface, server_iface)
+        for probe in (mark_bit, untracked, ipv6)
+    }
+    found = [between.get(probe, probe)() for probe in PROBES]
+    return [*found, interfaces(client_iface, server_iface)]

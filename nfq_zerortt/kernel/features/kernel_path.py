@@ -69,7 +69,10 @@ def bpf_pins() -> Feature:
         remedy = f"mount -t bpf bpf {pins.FILE_SYSTEM}"
         problem = f"{pins.FILE_SYSTEM} is not a bpf file system (or Linux is older than 5.14)"
     else:
-        remedy = f"a directory of the service's own there, or {AS_ROOT}"
+        remedy = (
+            "run as root, or give the service a directory of its own there and name it in "
+            "NFQ_ZERORTT_BPF_FS, as nfq-zerortt.service does"
+        )
         problem = f"{pins.FILE_SYSTEM} may not be written to"
     detail = f"a new process cannot go on with the flows of an earlier one: {problem}"
     return Feature(name, False, False, detail, remedy)

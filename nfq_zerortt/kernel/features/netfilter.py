@@ -7,15 +7,11 @@ import importlib
 import shutil
 import subprocess
 
-from nfq_zerortt.kernel import declarations, firewall, rules, xtables
+from nfq_zerortt.errors import ZeroRttError
+from nfq_zerortt.kernel import declarations, firewall, modules, rules, xtables
 from nfq_zerortt.kernel.declarations import FAMILIES, Family
 from nfq_zerortt.kernel.features.feature import Feature, tried
 from nfq_zerortt.ports import PortSet
-
-LEGACY_TABLES = (
-    "modprobe iptable_mangle iptable_raw (ip6table_mangle ip6table_raw), or a kernel with "
-    "CONFIG_NETFILTER_XTABLES_LEGACY, CONFIG_IP_NF_MANGLE and CONFIG_IP_NF_RAW"
-)
 
 
 def _bind_queue() -> str:
@@ -30,7 +26,7 @@ def nfqueue() -> Feature:
     return tried(
         "NFQUEUE",
         _bind_queue,
-        "modprobe nfnetlink_queue, or a kernel with CONFIG_NETFILTER_NETLINK_QUEUE",
+        modules.remedy("nfnetlink_queue", "CONFIG_NETFILTER_NETLINK_QUEUE"),
     )
 
 
@@ -39,14 +35,19 @@ def _open_table(family: Family, table: str) -> str:
         return f"{table} can be opened"
 
 
+def _table(table: str) -> Feature:
+    # What is said of a table that cannot be opened has its remedy in it.
+    return tried(f"iptables table {table}", lambda: _open_table("ipv4", table), "")
+
+
 def mangle_table() -> Feature:
     """The legacy mangle table, where packets are taken to the queue."""
-    return tried("iptables table mangle", lambda: _open_table("ipv4", "mangle"), LEGACY_TABLES)
+    return _table("mangle")
 
 
 def raw_table() -> Feature:
     """The legacy raw table, where packets are exempted from connection tracking."""
-    return tried("iptables table raw", lambda: _open_table("ipv4", "raw"), LEGACY_TABLES)
+    return _table("raw")
 
 
 def _insert(family: Family, text: str) -> str:
@@ -64,11 +65,26 @@ def _rule(name: str, table: str, hook: str, rule: str, kernel_option: str) -> Fe
     text = (
         f"*{table}\n:ZERORTT-TRY - [0:0]\n-A {hook} -j ZERORTT-TRY\n-A ZERORTT-TRY {rule}\nCOMMIT"
     )
-    return tried(
+    found = tried(
         name,
         lambda: _insert("ipv4", text),
         f"a kernel with {kernel_option}, and the complete iptables package",
     )
+    if found.ok is False and _table(table).ok is False:
+        # The cause has a line of its own; nine more with it would hide it.
+        detail = f"cannot be set without the iptables table {table}"
+        return Feature(name, False, True, detail)
+    return found
+
+
+def iptables_lock() -> Feature:
+    """The lock that iptables commands take, in a file of root's."""
+    name = "iptables lock"
+    try:
+        with xtables.lock():
+            return Feature(name, True, True, "can be taken")
+    except ZeroRttError as error:
+        return Feature(name, False, True, str(error))
 
 
 def nfqueue_target() -> Feature:
@@ -135,7 +151,7 @@ def ipv6_rules() -> Feature:
             _insert("ipv6", str(table.of("ipv6")))
         return "the same rules can be set for IPv6"
 
-    return tried("ip6tables rules", action, LEGACY_TABLES, required=False)
+    return tried("ip6tables rules", action, "", required=False)
 
 
 def iptables_command() -> Feature:

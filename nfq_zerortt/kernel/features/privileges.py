@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import platform
+import resource
 import sys
 from collections.abc import Sequence
 
 from nfq_zerortt.kernel import capabilities
 from nfq_zerortt.kernel.features.feature import AS_ROOT, Feature
+
+FIFO_PRIORITY = 5
+"""At which the service runs with SCHED_FIFO (sched(7)), if it may."""
 
 BUILD_NETFILTERQUEUE = "apt-get install libnetfilter-queue-dev gcc python3-dev, then " + (
     "pip install NetfilterQueue"
@@ -38,6 +42,23 @@ def cap_net_admin() -> Feature:
 def cap_net_raw() -> Feature:
     """The right to send segments through a raw socket."""
     return _capability("CAP_NET_RAW", "it is needed to send segments in the name of a host")
+
+
+def realtime() -> Feature:
+    """The right to run before ordinary processes, which the setting ``realtime`` asks for."""
+    name = "realtime scheduling"
+    if "CAP_SYS_NICE" in capabilities.effective():
+        return Feature(name, True, False, "CAP_SYS_NICE is in force")
+    allowed, _ = resource.getrlimit(resource.RLIMIT_RTPRIO)
+    if allowed == resource.RLIM_INFINITY or allowed >= FIFO_PRIORITY:
+        return Feature(name, True, False, f"allowed up to priority {allowed} (RLIMIT_RTPRIO)")
+    return Feature(
+        name,
+        False,
+        False,
+        "a SYN may have to wait for whatever else this machine does",
+        f"run as root, or with LimitRTPRIO={FIFO_PRIORITY} in systemd",
+    )
 
 
 def _package(name: str, modules: Sequence[str], remedy: str) -> Feature:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
+from collections.abc import Sequence
 
 from nfq_zerortt.errors import ConfigError, MissingFeatureError
 from nfq_zerortt.kernel.features.feature import Feature, Probe
 from nfq_zerortt.kernel.features.foreign_rules import address_translation, untracked
 from nfq_zerortt.kernel.features.host import forwarding, ipv6
-from nfq_zerortt.kernel.features.kernel_path import mark_bit
+from nfq_zerortt.kernel.features.interfaces import interfaces, other_services
+from nfq_zerortt.kernel.features.kernel_path import bpf_pins, mark_bit
 from nfq_zerortt.kernel.features.netfilter import (
     addrtype_match,
     ct_target,
@@ -29,6 +30,10 @@ from nfq_zerortt.kernel.features.privileges import (
     linux,
     netfilterqueue_package,
 )
+from nfq_zerortt.kernel.features.queues import require_free_queue
+from nfq_zerortt.ports import PortSet
+
+_ALL_PORTS = PortSet()
 
 
 def require_for_run(
@@ -57,24 +62,31 @@ def require_for_run(
     for probe in needed:
         _require(probe())
     for number in range(queue, queue + workers):
-        _require_free_queue(number)
+        require_free_queue(number)
 
 
 def warnings_for_run(
-    client_iface: str, server_iface: str, *, with_kernel_path: bool = True
+    client_iface: str,
+    server_iface: str,
+    *,
+    queues: Sequence[int] = (0,),
+    ports: PortSet = _ALL_PORTS,
+    with_kernel_path: bool = True,
 ) -> list[Feature]:
     """Look at what does not keep the service from running, but its connections from working.
 
     ``with_kernel_path`` is whether established flows may be handed over to the kernel.
     """
     looked_at = [
+        interfaces(client_iface, server_iface),
+        other_services(client_iface, server_iface, queues, ports),
         forwarding(),
         address_translation(),
         untracked(client_iface, server_iface),
         ipv6(client_iface, server_iface),
     ]
     if with_kernel_path:
-        looked_at.append(mark_bit(client_iface, server_iface))
+        looked_at += [mark_bit(client_iface, server_iface), bpf_pins()]
     return [feature for feature in looked_at if feature.ok is False]
 
 
@@ -82,6 +94,8 @@ def require_interfaces(client_iface: str, server_iface: str) -> None:
     """Raise ConfigError unless these are two different interfaces of this namespace."""
     there = sorted(name for _, name in socket.if_nameindex())
     for option, name in (("--client-iface", client_iface), ("--server-iface", server_iface)):
+        if not name:
+            raise ConfigError(f"{option} is needed, too; there are: {', '.join(there)}")
         if name not in there:
             raise ConfigError(
                 f"{option}: no interface {name!r} here; there are: {', '.join(there)}"
@@ -94,26 +108,7 @@ def require_interfaces(client_iface: str, server_iface: str) -> None:
 
 
 def _require(feature: Feature) -> None:
-    if not feature.ok:
+    # What could not be tried in a namespace of its own, as in a sandbox, will show by itself.
+    if feature.ok is False:
         remedy = f"; {feature.remedy}" if feature.remedy else ""
         raise MissingFeatureError(f"{feature.name}: {feature.detail}{remedy}")
-
-
-def _require_free_queue(queue: int) -> None:
-    """See that no process is bound to the queue: a second one could not bind it either."""
-    port_id = bound_to(queue)
-    if port_id is not None:
-        raise ConfigError(
-            f"--queue: {queue} is in use in this namespace (netlink port {port_id}, as a rule "
-            "the process id); stop that program or choose another number"
-        )
-
-
-def bound_to(queue: int) -> int | None:
-    """Return the netlink port, as a rule the process id, that is bound to a queue."""
-    bound = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
-    lines = bound.read_text(encoding="ascii").splitlines() if bound.exists() else []
-    for number, port_id, *_ in map(str.split, lines):
-        if int(number) == queue:
-            return int(port_id)
-    return None

@@ -1,0 +1,194 @@
+"""The flows of a capture, and one of them explained. Read as a stream: memory is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.explaining import one_side, story
+from nfq_zerortt.explaining.captures import read_captures
+from nfq_zerortt.explaining.explanation import (
+    Explanation,
+    path_of,
+    streams_of,
+    taps_of,
+)
+from nfq_zerortt.observe.records import Endpoint, PacketRecord, Tap
+from nfq_zerortt.tracing import selection
+from nfq_zerortt.tracing.comments import PREFIX, comment
+from nfq_zerortt.tracing.conversations import Conversation
+from nfq_zerortt.tracing.flow_table import Conversations
+from nfq_zerortt.tracing.packets import Packet
+from nfq_zerortt.wire import flags as tcp
+
+MOST_LISTED = 2000
+MOST_PACKETS = 20_000
+"""Of one flow; of a longer one the beginning is explained."""
+_MOST_COMMENTS = 400
+
+
+@dataclass(slots=True)
+class Listed:
+    """A flow as the list shows it."""
+
+    number: int
+    name: str
+    first_s: float
+    last_s: float = 0.0
+    packets: int = 0
+    data_to_server: int = 0
+    data_to_client: int = 0
+    syn: bool = False
+    fin: bool = False
+    rst: bool = False
+
+    def add(self, packet: Packet, *, both_sides: bool) -> None:
+        """Count a packet; of both sides' each is counted where it came."""
+        self.last_s = packet.time_s
+        self.packets += 1
+        segment = packet.segment
+        if segment is None:
+            return
+        self.syn = self.syn or bool(segment.flags & tcp.SYN)
+        self.fin = self.fin or bool(segment.flags & tcp.FIN)
+        self.rst = self.rst or bool(segment.flags & tcp.RST)
+        if both_sides and not packet.came:
+            return
+        if packet.to_server:
+            self.data_to_server += segment.payload_length
+        else:
+            self.data_to_client += segment.payload_length
+
+    @property
+    def ended(self) -> str:
+        """How it ended, as far as the capture shows it."""
+        return "reset" if self.rst else "closed" if self.fin else "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All flows of the files, MOST_LISTED at most; ``others`` counts the rest."""
+
+    flows: list[Listed]
+    others: int
+
+
+def listing(files: Sequence[Path]) -> Listing:
+    """List the flows of captures; errors as of read_captures."""
+    captured = read_captures(files)
+    both = len(captured.names) > 1
+    known = Conversations()
+    found: dict[int, Listed] = {}
+    for packet in captured.packets:
+        flow = known.add(packet) if both else known.find(packet)
+        listed = found.get(flow.number)
+        if listed is None:
+            if flow.number > MOST_LISTED:
+                continue
+            listed = found[flow.number] = Listed(flow.number, flow.name, packet.time_s)
+        listed.add(packet, both_sides=both)
+    return Listing(list(found.values()), max(known.count - MOST_LISTED, 0))
+
+
+def explained(files: Sequence[Path], wanted: str) -> Explanation:
+    """Explain one flow: by its number in the list, or as --flow of ``trace``.
+
+    Raises:
+        ConfigError: there is no such flow; and as read_captures.
+    """
+    captured = read_captures(files)
+    both = len(captured.names) > 1
+    known = Conversations()
+    number = int(wanted) if wanted.isdecimal() else None
+    chosen = None if number is not None else selection.parse(wanted)
+    flow: Conversation | None = None
+    packets: list[Packet] = []
+    more = alike = 0
+    for packet in captured.packets:
+        if chosen is not None and not chosen.takes(packet):
+            continue
+        one = known.add(packet) if both else known.find(packet)
+        if flow is None and number in (None, one.number):
+            flow = one
+        if one is not flow:
+            alike = max(alike, one.number)
+            continue
+        if len(packets) < MOST_PACKETS:
+            packets.append(packet)
+        else:
+            more += 1
+    if flow is None:
+        raise ConfigError(f"--flow {wanted!r}: there is no such flow in {files[0]}")
+    made = explanation(captured.names, flow, packets)
+    if more:
+        made.left_out.append(
+            f"The flow has {more} packets more; what is said here is of its first {MOST_PACKETS}."
+        )
+    if number is None and alike > 1:
+        made.left_out.append(
+            f"{alike} flows of the capture fit to --flow; this is the first. Without --flow there "
+            "is a list of them, with numbers."
+        )
+    return made
+
+
+def explanation(names: tuple[str, ...], flow: Conversation, packets: list[Packet]) -> Explanation:
+    """Explain a flow by its packets; ``names`` are those of the interfaces, one or two."""
+    made = Explanation(
+        name=flow.name,
+        origin=(
+            f"a capture of both sides ({names[0]} towards the client, {names[1]} towards the "
+            "server)"
+            if len(names) > 1
+            else f"a capture of one side ({names[0]}); what the other side saw is not known"
+        ),
+        client=flow.client,
+        server=flow.server,
+        records=[_record(p, taps_of(names)) for p in packets if p.segment is not None],
+        path=path_of(names),
+        streams=streams_of(names, flow.client, flow.server),
+    )
+    if len(names) == 1:
+        made.lines = one_side.tell(flow, packets)
+        return made
+    made.lines = story.tell(flow, packets)
+    start_ns, end_ns = packets[0].time_ns, packets[-1].time_ns
+    for packet in packets:
+        said = comment(packet, flow, names, (end_ns - packet.time_ns) / 1e6)
+        if said:
+            if len(made.comments) >= _MOST_COMMENTS:
+                made.left_out.append(f"Comments on packets after {packet.tag} are left out.")
+                break
+            about = f"{packet.tag} {names[packet.tap]} {_label(packet)}"
+            text = said.removeprefix(PREFIX)
+            made.comments.append(((packet.time_ns - start_ns) / 1e6, about, text))
+    return made
+
+
+def _label(packet: Packet) -> str:
+    arrow = "→" if packet.to_server else "←"
+    segment = packet.segment
+    if segment is None:
+        return f"{arrow} ICMP {packet.quote.error if packet.quote else ''}"
+    size = f" {segment.payload_length} B" if segment.payload_length else ""
+    return f"{arrow} {tcp.names(segment.flags)}{size}"
+
+
+def _record(packet: Packet, taps: tuple[Tap, ...]) -> PacketRecord:
+    segment = packet.segment
+    assert segment is not None
+    cookie = segment.readable_options.fast_open
+    ends: tuple[Endpoint, Endpoint] = (packet.source, packet.destination)
+    return PacketRecord(
+        time_s=packet.time_s,
+        tap=taps[packet.tap],
+        source=ends[0],
+        destination=ends[1],
+        flags=segment.flags,
+        seq=segment.seq,
+        ack=segment.ack,
+        payload_bytes=segment.payload_length,
+        fast_open=None if cookie is None else len(cookie),
+    )

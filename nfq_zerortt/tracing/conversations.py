@@ -1,0 +1,509 @@
+"""One flow as both sides of the service's host show it: which packet became which, and why.
+
+The two sides differ in the server's numbers alone: by Δ (and its timestamps by τ), which the two
+SYN-ACKs tell, or, where the capture begins later, the packets themselves. Whatever is said here
+follows from what was captured. What cannot be seen there is not guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from nfq_zerortt.observe.pairing import Pairing, Shape, marks_of
+from nfq_zerortt.observe.records import Endpoint
+from nfq_zerortt.tracing import own_packets
+from nfq_zerortt.tracing.numbers import Space, is_same, same_but_for_shift, shift_between
+from nfq_zerortt.tracing.packets import SOON_S, Packet, Role, follows_soon, segment_of
+from nfq_zerortt.tracing.words import between, endpoint_name
+from nfq_zerortt.wire import flags as tcp
+from nfq_zerortt.wire.seqnum import add
+
+CLIENT_SIDE, SERVER_SIDE = 0, 1
+HELD_S = 0.002
+"""What waits longer than that did not simply pass."""
+
+_KEPT_S = 150.0  # early data may be held until the last SYN was not answered
+_KEPT_LATER_S = 5.0
+_MOST_WAITING = 512  # in each direction of a flow: more than early data may have segments
+_RECENT = 64
+_VOTES = 3
+
+
+class _Way:
+    """One direction: what came and what left."""
+
+    __slots__ = ("came_to", "left_to", "pairing", "recent")
+
+    def __init__(self) -> None:
+        self.pairing: Pairing[Packet] = Pairing(_KEPT_S, _MOST_WAITING)
+        self.recent: deque[tuple[int, int, Packet]] = deque(maxlen=_RECENT)
+        self.came_to = 0
+        self.left_to = 0
+
+
+class Conversation:
+    """One flow. Packets are to be added in order of time; each then knows what became of it.
+
+    Attributes:
+        number: counts the capture's flows from 1.
+        client, server: the endpoints on the clients' and on the servers' side.
+        syn: the client's first SYN, ``syns_left`` those that left for the server.
+        spoofed: the SYN-ACK that was made for the client; ``answered`` the server's own.
+        delta: what is added to the server's numbers on the clients' side, modulo 2**32, to get
+            those on its own; None: not known. ``tau`` likewise for its timestamps.
+        whole: the capture has the flow from its SYN on.
+    """
+
+    def __init__(self, client: Endpoint, server: Endpoint) -> None:
+        self.client = client
+        self.server = server
+        self.number = 0
+        self.syn: Packet | None = None
+        self.last_syn: Packet | None = None
+        self.syns_left: list[Packet] = []
+        self.spoofed: Packet | None = None
+        self.answered: Packet | None = None
+        self.last_answer: Packet | None = None
+        self.refusal: Packet | None = None
+        self.unreachable: Packet | None = None
+        self.given_up: Packet | None = None
+        self.first_onward: Packet | None = None
+        self.delta: int | None = None
+        self.tau: int | None = None
+        self._ends: set[bool | None] = set()
+        self.last_s = 0.0
+        self._up, self._down = _Way(), _Way()
+        self._ours: Space | None = None
+        self._theirs: list[Space | None] = [None, None]
+        self._waiting: deque[Packet] = deque(maxlen=_RECENT)
+        self._errors: deque[Packet] = deque(maxlen=8)
+        self._votes: Counter[tuple[int, int | None]] = Counter()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the capture has the flow from its SYN on."""
+        return self.syn is not None
+
+    @property
+    def name(self) -> str:
+        """The flow as the log writes it."""
+        return f"{endpoint_name(self.client)}>{endpoint_name(self.server)}"
+
+    @property
+    def translated(self) -> bool:
+        """Whether the client was answered by the service; None of it is if it passes untouched."""
+        return self.spoofed is not None or bool(self.delta)
+
+    @property
+    def isn_client(self) -> int | None:
+        """What the client's numbers are counted from; None if nothing is known of them."""
+        return None if self._ours is None else self._ours.isn
+
+    def recent_data(self) -> Iterator[Packet]:
+        """Give the client's latest packets with data."""
+        return (packet for _, _, packet in self._up.recent)
+
+    @property
+    def knows_both_sides(self) -> bool:
+        """Whether it can be told that a packet is missing on the other side."""
+        return self.whole or None not in self._theirs
+
+    @property
+    def over(self) -> bool:
+        """Whether both sides have sent FIN, or one RST."""
+        return None in self._ends or len(self._ends) == 2
+
+    def shifts(self) -> str:
+        """Return Δ and τ in words."""
+        said = f"Δ = {self.delta}"
+        if self.tau is not None:
+            said += f", τ = {self.tau} for timestamps"
+        return said
+
+    def why_kept(self, packet: Packet) -> list[str]:
+        """Say what is known of a packet that came and was not seen to leave."""
+        segment = packet.segment
+        if self.spoofed is None:
+            return []
+        if segment is None:
+            early = packet is self.unreachable
+            return (
+                ["about the SYN: the client, connected already, would ignore it"] if early else []
+            )
+        said = []
+        if segment.flags & tcp.SYN and packet.to_server and packet is not self.syn:
+            said.append(
+                "the client's SYN again: it is answered here, the server is not asked twice"
+            )
+        elif packet is self.refusal or (segment.flags & tcp.RST and self.answered is None):
+            whose = "server" if not packet.to_server else "client"
+            said.append(f"the {whose}'s RST; the other end knows other numbers")
+        elif packet.to_server and self._is_early(packet):
+            said.append("early data: it cannot be passed on before the server has answered")
+        return said
+
+    def _is_early(self, packet: Packet) -> bool:
+        return self.answered is None or packet.time_ns < self.answered.time_ns
+
+    def add(self, packet: Packet) -> None:
+        """Take in the flow's next packet."""
+        if packet.quote is not None:
+            self._add_error(packet)
+            return
+        flags = segment_of(packet).flags
+        if flags & tcp.SYN and not flags & tcp.ACK:
+            self._add_syn(packet)
+        elif flags & tcp.SYN and not packet.to_server:
+            self._add_syn_ack(packet)
+        elif packet.came:
+            self._add_arrival(packet)
+        else:
+            self._add_departure(packet)
+        if flags & (tcp.RST | tcp.FIN):
+            self._ends.add(None if flags & tcp.RST else packet.to_server)
+
+    # Handshakes.
+
+    def _add_syn(self, packet: Packet) -> None:
+        segment = segment_of(packet)
+        if not packet.to_server:
+            self._plain(packet)  # simultaneous open, or a connection from the servers' side
+            return
+        if packet.came:
+            if self._ours is None:
+                self._ours = Space(segment.seq)
+                self._up.came_to = self._up.left_to = 1
+            self.syn = self.syn or packet
+            self.last_syn = packet
+            return
+        again = bool(self.syns_left)
+        self.syns_left.append(packet)
+        if self.last_syn is None:
+            self._ours = self._ours or Space(segment.seq)
+            packet.role = Role.BEFORE
+            return
+        if again and (self.spoofed is not None or self.last_syn.onward):
+            self._repeated_syn(packet)
+            return
+        self._pass(self.last_syn, packet)
+        if segment.payload_length:
+            self._into_syn(packet, self.last_syn)
+
+    def _repeated_syn(self, packet: Packet) -> None:
+        last = self.syns_left[-2]
+        packet.role = Role.MADE
+        said = f"the SYN again, {between(last, packet)} after {last.tag}: "
+        trouble = self.refusal or self.unreachable
+        if trouble is not None and packet.time_s - trouble.time_s < SOON_S:
+            said += f"that was refused ({trouble.tag})"
+        else:
+            said += "the server has not answered it"
+        if segment_of(last).readable_options.fast_open is not None:
+            said += "; this time without Fast Open and data"
+        packet.because.append(said)
+        self.refusal = self.unreachable = None
+
+    def _into_syn(self, syn: Packet, came: Packet) -> None:
+        size = segment_of(syn).payload_length
+        self._up.left_to = 1 + size
+        kept = f"kept back for {between(came, syn)}, until there was data to go with it"
+        for start, end, packet in self._up.recent:
+            if start <= size and end > 1:
+                took = min(end - 1, size) - (start - 1)
+                packet.role = Role.PASSED
+                packet.onward.append(syn)
+                packet.because.append(
+                    f"{took} of its {end - start} bytes left in the SYN {syn.tag} (TCP Fast Open, "
+                    "RFC 7413); the copy here is sent if the server does not take them"
+                )
+                kept = f"kept back for {between(came, syn)}, until {packet.tag} brought data for it"
+        syn.because.append(f"{size} bytes of data with it (TCP Fast Open, RFC 7413): {kept}")
+
+    def _add_syn_ack(self, packet: Packet) -> None:
+        segment = segment_of(packet)
+        self._ours = self._ours or Space(add(segment.ack, -1))
+        if packet.came:
+            self.last_answer = packet
+            if self.answered is None:
+                self.answered = packet
+                self._theirs[SERVER_SIDE] = Space(segment.seq)
+                self._know_shift()
+                if self.spoofed is not None:
+                    packet.because.append(
+                        f"captured: the client has had its SYN-ACK since {self.spoofed.tag}. Now "
+                        f"it is known what the numbers are to be shifted by: {self.shifts()}"
+                    )
+            elif self.first_onward is not None and self.translated:
+                packet.because.append("again: the server has not got the ACK for it")
+            if self.spoofed is None:
+                self._down.pairing.came(packet, self._shape(packet), packet.time_s)
+            return
+        first = self._theirs[CLIENT_SIDE] is None
+        if first:
+            self._theirs[CLIENT_SIDE] = Space(segment.seq)
+        if self.spoofed is None and self.answered is not None:
+            origin = self._down.pairing.left(self._shape(packet), packet.time_s)
+            if origin is not None:
+                self._pass(origin, packet)
+                self._know_shift()
+                return
+        self._spoofed_syn_ack(packet)
+
+    def _spoofed_syn_ack(self, packet: Packet) -> None:
+        segment = segment_of(packet)
+        packet.role = Role.MADE
+        if self.spoofed is None:
+            self.spoofed = packet
+            if self.syn is None:
+                packet.because.append("spoofed: the server has not answered")
+            else:
+                packet.because.append(
+                    f"spoofed: the answer to the SYN {self.syn.tag}, "
+                    f"{between(self.syn, packet)} after it, in the server's name; its ISN "
+                    f"{segment.seq} is made up here"
+                )
+            self._know_shift()
+            return
+        asked = self.last_syn
+        if asked is not None and asked is not self.syn and follows_soon(asked, packet):
+            why = f"the client's SYN came again ({asked.tag})"
+        elif self._up.recent or self.first_onward is not None:
+            why = "why is not to be seen here"
+        else:
+            why = "the client has not acknowledged it yet"
+        packet.because.append(f"the spoofed SYN-ACK {self.spoofed.tag} again: {why}")
+
+    def _know_shift(self) -> None:
+        near, far = self._theirs
+        if near is None or far is None or self.answered is None:
+            return
+        self.delta = (far.isn - near.isn) % (1 << 32)
+        ours = self.spoofed
+        if self.delta == 0 and ours is None:
+            self.tau = 0
+        elif ours is not None:
+            promised = segment_of(ours).readable_options.timestamps
+            granted = segment_of(self.answered).readable_options.timestamps
+            if promised is not None and granted is not None:
+                self.tau = (granted[0] - promised[0]) % (1 << 32)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Look again at what came before its numbers could be told."""
+        waiting, self._waiting = self._waiting, deque(maxlen=_RECENT)
+        for packet in waiting:
+            if packet.role is Role.UNKNOWN:
+                self._arrived(packet)
+
+    # Everything else.
+
+    def _plain(self, packet: Packet) -> None:
+        if packet.came:
+            self._add_arrival(packet)
+        else:
+            self._add_departure(packet)
+
+    def _add_arrival(self, packet: Packet) -> None:
+        flags = segment_of(packet).flags
+        if flags & tcp.RST:
+            if packet.to_server:
+                self.given_up = packet
+            elif self.answered is None and self.syns_left:
+                self.refusal = packet
+        if not self._is_known(packet):
+            self._waiting.append(packet)
+            return
+        self._arrived(packet)
+
+    def _is_known(self, packet: Packet) -> bool:
+        """Whether its numbers can be counted from an ISN."""
+        return self._ours is not None and self._theirs[packet.tap] is not None
+
+    def _arrived(self, packet: Packet) -> None:
+        shape = self._shape(packet)
+        way = self._up if packet.to_server else self._down
+        if shape.length:
+            if shape.end <= way.came_to:
+                self._repetition(way, packet, shape)
+            way.came_to = max(way.came_to, shape.end)
+            way.recent.append((shape.seq, shape.end, packet))
+        elif self._is_third_ack(packet):
+            packet.because.append(
+                "acknowledges the spoofed SYN-ACK: the server must not see that before it has "
+                "answered"
+            )
+        way.pairing.came(packet, shape, packet.time_s)
+
+    def _is_third_ack(self, packet: Packet) -> bool:
+        """Whether it is a bare ACK of the client's while the server has not answered."""
+        bare = not segment_of(packet).flags & (tcp.RST | tcp.FIN)
+        early = self.spoofed is not None and self.answered is None
+        return packet.to_server and bare and early
+
+    def _repetition(self, way: _Way, packet: Packet, shape: Shape) -> None:
+        first = next(
+            (p for start, end, p in way.recent if start <= shape.seq and shape.end <= end), None
+        )
+        if first is None:
+            packet.because.append("a repetition: all of its data had come before")
+            return
+        packet.repeats = first
+        said = f"a repetition of {first.tag}, {between(first, packet)} after it"
+        if shape.end > way.left_to:
+            said += ", whose data had not left yet"
+        elif first.onward:
+            left = first.onward[-1]
+            said += f", which had left as {left.tag} {between(left, packet)} before"
+        packet.because.append(said)
+
+    def _add_departure(self, packet: Packet) -> None:
+        if not self._is_known(packet):
+            self._leave_unnumbered(packet)
+            return
+        shape = self._shape(packet)
+        way = self._up if packet.to_server else self._down
+        origin = way.pairing.left(shape, packet.time_s)
+        if shape.length:
+            way.left_to = max(way.left_to, shape.end)
+        if origin is not None:
+            self._pass(origin, packet)
+        elif not self.whole:
+            packet.role = Role.BEFORE
+        else:
+            self._made(packet)
+        if packet.to_server and self.first_onward is None and self.answered is not None:
+            self.first_onward = packet
+            for one in (self._up, self._down):
+                one.pairing.keep_s = _KEPT_LATER_S
+
+    def _leave_unnumbered(self, packet: Packet) -> None:
+        """Deal with what left while one side's numbers are not known."""
+        same = next((one for one in self._waiting if is_same(one, packet)), None)
+        if same is not None and packet.time_s - same.time_s <= SOON_S:
+            self._pass(same, packet)
+            if not self.whole:
+                self._learn_from(same, packet)
+        elif self.whole:
+            self._made(packet)
+        else:
+            packet.role = Role.BEFORE
+            self._vote(packet)
+
+    def _vote(self, packet: Packet) -> None:
+        """Find the shift from the packets alone, where the capture lacks the handshake.
+
+        What left had come a moment before, with the same numbers in its sender's space. Often
+        several packets fit; but only the true shift fits again and again.
+        """
+        if not segment_of(packet).flags & tcp.ACK:
+            return
+        candidates = {
+            shift_between(one, packet): one
+            for one in self._waiting
+            if one.role is Role.UNKNOWN
+            and packet.time_s - one.time_s <= SOON_S
+            and same_but_for_shift(one, packet)
+        }
+        if not candidates:
+            return
+        self._votes.update(candidates.keys())
+        (best, count), *others = self._votes.most_common(2)
+        sure = count >= _VOTES and not (others and 2 * others[0][1] > count)
+        if len(candidates) == 1 and packet.to_server and segment_of(packet).payload_length:
+            # The client's numbers are its own on both sides, so its data is found exactly.
+            (best,) = candidates
+            sure = True
+        if not sure or best not in candidates:
+            return
+        self._learn_from(candidates[best], packet)
+        self._pass(candidates[best], packet)
+
+    def _learn_from(self, came: Packet, left: Packet) -> None:
+        """Count the numbers from these two on, which are the same packet."""
+        if not segment_of(left).flags & tcp.ACK:
+            return
+        self.delta, self.tau = shift_between(came, left)
+        there = segment_of(came if came.tap == SERVER_SIDE else left)
+        ours, far = (there.seq, there.ack) if left.to_server else (there.ack, there.seq)
+        self._ours = Space(ours)
+        self._theirs = [Space(add(far, -self.delta)), Space(far)]
+        for way in (self._up, self._down):
+            way.pairing.keep_s = _KEPT_LATER_S
+        self._catch_up()
+
+    def _shape(self, packet: Packet) -> Shape:
+        segment = segment_of(packet)
+        ours, theirs = self._ours, self._theirs[packet.tap]
+        assert ours is not None
+        assert theirs is not None
+        seqs, acks = (ours, theirs) if packet.to_server else (theirs, ours)
+        stamps = segment.readable_options.timestamps
+        stamp = None
+        if stamps is not None and self.tau is not None:
+            stamp = stamps[0]
+            if not packet.to_server and packet.tap == SERVER_SIDE:
+                stamp = add(stamp, -self.tau)
+        return Shape(
+            marks_of(segment.flags),
+            seqs.relative(segment.seq),
+            acks.relative(segment.ack) if segment.flags & tcp.ACK else 0,
+            segment.payload_length,
+            stamp,
+        )
+
+    def _pass(self, came: Packet, left: Packet) -> None:
+        left.role, came.role = Role.LEFT, Role.PASSED
+        left.origin = came
+        came.onward.append(left)
+        whole = sum(segment_of(one).payload_length for one in came.onward)
+        came.settled = whole >= segment_of(came).payload_length
+        if left.time_s - came.time_s <= HELD_S or segment_of(left).flags & tcp.SYN:
+            return
+        answer = self.answered
+        if answer is not None and came.time_ns < answer.time_ns <= left.time_ns and self.spoofed:
+            waited = between(came, left)
+            what = "its ACK" if left.to_server else "its number"
+            left.because.append(
+                f"held for {waited}, until the server's SYN-ACK {answer.tag} was here: without the "
+                f"server's ISN {what} could not be translated"
+            )
+            if len(came.onward) == 1:
+                came.because.append(f"held until the server's SYN-ACK {answer.tag} was here")
+        else:
+            left.because.append(f"passed on {between(came, left)} after it came")
+
+    def _made(self, packet: Packet) -> None:
+        packet.role = Role.MADE
+        packet.because.append(own_packets.reason(self, packet))
+
+    # ICMP errors.
+
+    def _add_error(self, packet: Packet) -> None:
+        if packet.came:
+            self._errors.append(packet)
+            if not packet.to_server and self.answered is None and self.syns_left:
+                self.unreachable = packet
+            return
+        for came in self._errors:
+            if (
+                came.role is Role.UNKNOWN
+                and came.to_server == packet.to_server
+                and packet.time_s - came.time_s <= SOON_S
+                and self._quotes_same(came, packet)
+            ):
+                came.role, packet.role = Role.PASSED, Role.LEFT
+                came.settled = True
+                came.onward.append(packet)
+                packet.origin = came
+                return
+        packet.role = Role.MADE
+        packet.because.append("an ICMP error of this host's")
+
+    def _quotes_same(self, came: Packet, left: Packet) -> bool:
+        there, here = came.quote, left.quote
+        assert there is not None
+        assert here is not None
+        # The server's numbers are quoted on the way to the server, and shifted.
+        shift = (self.delta or 0) if left.to_server else 0
+        return here.seq in (there.seq, add(there.seq, shift))

@@ -1,0 +1,73 @@
+"""Where a trace is written: one file, stdout, or a ring of files."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.tracing.pcapng import Writer
+
+Head = Callable[[BinaryIO], Writer]
+"""Begins a file."""
+
+
+class Files:
+    """One file, or with ``ring_bytes`` many: of the newest ``keep`` of them each is that long.
+
+    ``writer`` is that of the present one. ``-`` is stdout.
+    """
+
+    def __init__(self, path: str, head: Head, ring_bytes: int = 0, keep: int = 0) -> None:
+        """Begin; ConfigError if it cannot be written to."""
+        self._path = path
+        self._head = head
+        self._ring_bytes = ring_bytes
+        self._keep = keep
+        self._number = 0
+        self._written: deque[Path] = deque()
+        self._out: BinaryIO
+        self.writer: Writer
+        self._open()
+
+    @property
+    def names(self) -> list[str]:
+        """The files that there are now."""
+        return [str(path) for path in self._written] or [self._path]
+
+    def make_room(self) -> None:
+        """Begin the next file if this one is full."""
+        if self._ring_bytes and self.writer.size >= self._ring_bytes:
+            self.close()
+            self._open()
+
+    def flush(self) -> None:
+        """Let what is written be in the file."""
+        self._out.flush()
+
+    def close(self) -> None:
+        """Finish the present file."""
+        self._out.flush()
+        if self._path != "-":
+            self._out.close()
+
+    def _open(self) -> None:
+        if self._path == "-":
+            self._out = sys.stdout.buffer
+        else:
+            path = Path(self._path)
+            if self._ring_bytes:
+                self._number += 1
+                path = path.with_name(f"{path.stem}_{self._number:05}{path.suffix}")
+            try:
+                self._out = path.open("wb")
+            except OSError as error:
+                raise ConfigError(f"{path}: {error.strerror}") from None
+            self._written.append(path)
+            if self._ring_bytes and len(self._written) > self._keep:
+                self._written.popleft().unlink(missing_ok=True)
+        self.writer = self._head(self._out)
+        self._out.flush()

@@ -1,0 +1,81 @@
+"""All flows of a capture."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from nfq_zerortt.observe.records import Endpoint
+from nfq_zerortt.tracing.conversations import CLIENT_SIDE, Conversation
+from nfq_zerortt.tracing.packets import Packet, segment_of
+from nfq_zerortt.wire import flags as tcp
+
+MOST_FLOWS = 4096
+_IDLE_S = 200.0
+_FORGOTTEN_S = 120.0
+"""Another SYN after so long a silence begins another connection, whatever became of the first."""
+
+
+class Conversations:
+    """All flows of a capture, of which ``count`` is the number.
+
+    As many as MOST_FLOWS are known at a time; those that were quiet longest are forgotten first.
+    """
+
+    def __init__(self) -> None:
+        self._flows: OrderedDict[frozenset[Endpoint], Conversation] = OrderedDict()
+        self.count = 0
+
+    def add(self, packet: Packet) -> Conversation:
+        """Take in the next packet, and return its flow."""
+        flow = self.find(packet)
+        flow.add(packet)
+        return flow
+
+    def find(self, packet: Packet) -> Conversation:
+        """Return the flow of the next packet, without adding it there."""
+        key = frozenset((packet.source, packet.destination))
+        flow = self._flows.get(key)
+        if flow is None or _begins_anew(flow, packet):
+            flow = self._flows[key] = Conversation(*_ends(packet))
+            self.count += 1
+            flow.number = self.count
+            if len(self._flows) > MOST_FLOWS:
+                self._flows.popitem(last=False)
+        self._flows.move_to_end(key)
+        flow.last_s = packet.time_s
+        # An ICMP error travels against the segment that it quotes.
+        packet.to_server = (packet.source == flow.client) != (packet.quote is not None)
+        while next(iter(self._flows.values())).last_s < packet.time_s - _IDLE_S:
+            self._flows.popitem(last=False)
+        return flow
+
+
+def _ends(packet: Packet) -> tuple[Endpoint, Endpoint]:
+    """Return which endpoint is on the clients' side and which on the servers'."""
+    source, destination = packet.source, packet.destination
+    if packet.quote is not None and packet.outgoing is not None:
+        # The error goes to the sender of what it quotes.
+        to_sender = (packet.tap == CLIENT_SIDE) == packet.outgoing
+        return (source, destination) if to_sender else (destination, source)
+    if packet.outgoing is not None:
+        towards_server = (packet.tap == CLIENT_SIDE) != packet.outgoing
+        return (source, destination) if towards_server else (destination, source)
+    segment = packet.segment
+    if segment is not None and segment.flags & tcp.SYN:
+        return (destination, source) if segment.flags & tcp.ACK else (source, destination)
+    # Nothing tells; servers mostly have the lower port.
+    low_first = source[1] < destination[1]
+    return (destination, source) if low_first else (source, destination)
+
+
+def _begins_anew(flow: Conversation, packet: Packet) -> bool:
+    """Whether a SYN begins another connection on the same addresses and ports."""
+    segment = packet.segment
+    if segment is None or segment.flags & (tcp.SYN | tcp.ACK) != tcp.SYN:
+        return False
+    if packet.tap != CLIENT_SIDE or packet.source != flow.client:
+        return False
+    if flow.syn is None:
+        return True
+    over = flow.over or packet.time_s - flow.last_s > _FORGOTTEN_S
+    return over and segment_of(flow.syn).seq != segment.seq

@@ -1,0 +1,160 @@
+"""The trace itself: packets taken, watched for a while, and written with their comments.
+
+What a packet was for may show only later: early data is held for a round trip. So each is kept
+until it is clear, or for PATIENCE_S at most; and at most MOST packets are kept. They are written in
+the order in which they were seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nfq_zerortt import __version__
+from nfq_zerortt.observe.capture import CaptureCounts
+from nfq_zerortt.tracing.comments import comment
+from nfq_zerortt.tracing.conversations import Conversation
+from nfq_zerortt.tracing.files import Files
+from nfq_zerortt.tracing.flow_table import Conversations
+from nfq_zerortt.tracing.link_layer import RAW
+from nfq_zerortt.tracing.packets import Packet, Role, Seen, read
+from nfq_zerortt.tracing.pcapng import Interface, Writer
+from nfq_zerortt.tracing.selection import Selection
+from nfq_zerortt.tracing.taking import Taking
+
+PATIENCE_S = 3.0
+MOST = 30_000
+_TURN_S = 0.1
+_FLUSH_S = 0.5
+_END_S = 10.0
+_DESCRIPTIONS = ("towards the clients", "towards the servers")
+
+
+@dataclass(slots=True)
+class Summary:
+    """What there was. ``dropped`` packets the kernel could not hand over in time."""
+
+    packets: int = 0
+    commented: int = 0
+    flows: int = 0
+    dropped: int = 0
+
+
+class Tracer:
+    """Takes packets in order of time and writes them with comments."""
+
+    def __init__(
+        self,
+        files: Files,
+        interfaces: tuple[str, str],
+        selection: Selection,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._files = files
+        self._interfaces = interfaces
+        self._selection = selection
+        self._patience_ns = int(patience_s * 1e9)
+        self._flows = Conversations()
+        self._waiting: deque[tuple[Packet, Conversation]] = deque()
+        self._newest_ns = 0
+        self._taken = [0, 0]
+        self.summary = Summary()
+
+    def add(self, seen: Seen) -> None:
+        """Take in the next packet; one that was not asked for is left out."""
+        packet = read(self.summary.packets + 1, seen)
+        if packet is None or not self._selection.takes(packet):
+            return
+        self.summary.packets += 1
+        self._taken[packet.tap] += 1
+        self._waiting.append((packet, self._flows.add(packet)))
+        self._newest_ns = max(self._newest_ns, packet.time_ns)
+        self.write()
+
+    def write(self, now_ns: int = 0) -> None:
+        """Write what is clear or was waited for long enough; ``now_ns`` is the time since 1970."""
+        waiting = self._waiting
+        now_ns = self._newest_ns = max(now_ns, self._newest_ns)
+        while waiting:
+            packet, flow = waiting[0]
+            clear = packet.settled or packet.role in (Role.LEFT, Role.MADE, Role.BEFORE)
+            old = now_ns - packet.time_ns >= self._patience_ns
+            if not clear and not old and len(waiting) <= MOST:
+                return
+            waiting.popleft()
+            self._write(packet, flow)
+
+    def finish(self, counts: CaptureCounts) -> None:
+        """Write all that is left, and what was lost."""
+        for packet, flow in self._waiting:
+            self._write(packet, flow)
+        self._waiting.clear()
+        self.summary.dropped = counts.dropped
+        self.summary.flows = self._flows.count
+        for tap, taken in enumerate(self._taken):
+            # The kernel counts what it dropped for both together.
+            dropped = counts.dropped if tap == 0 else 0
+            self._files.writer.statistics(tap, self._newest_ns, taken, dropped)
+
+    def _write(self, packet: Packet, flow: Conversation) -> None:
+        watched_ms = (self._newest_ns - packet.time_ns) / 1e6
+        said = comment(packet, flow, self._interfaces, watched_ms)
+        self.summary.commented += bool(said)
+        self._files.make_room()
+        self._files.writer.packet(
+            packet.tap,
+            packet.time_ns,
+            packet.data,
+            packet.length,
+            outgoing=packet.outgoing,
+            comment=said,
+        )
+
+
+def head(interfaces: tuple[str, str], snaplen: int, about: str) -> Callable[..., Writer]:
+    """Return what begins a file; ``about`` is a sentence about the service."""
+    described = [
+        Interface(name, description, RAW, snaplen)
+        for name, description in zip(interfaces, _DESCRIPTIONS, strict=True)
+    ]
+    comment_ = (
+        f"{about} A packet's comment says what the service did with it and why, found by comparing "
+        "both sides; #N is the Nth packet of this trace. A packet without one passed as it was."
+    )
+    return lambda out: Writer(out, described, f"nfq-zerortt {__version__}", comment_)
+
+
+def follow(
+    taking: Taking,
+    tracer: Tracer,
+    files: Files,
+    asked_to_end: Callable[[], bool],
+    *,
+    duration_s: float | None = None,
+    count: int | None = None,
+) -> Summary:
+    """Trace until asked to end, for ``duration_s`` at most and ``count`` packets at most."""
+    began = flushed = time.monotonic()
+    stopped_at: float | None = None
+    while not taking.ended:
+        for seen in taking.take(_TURN_S):
+            if count is None or tracer.summary.packets < count:
+                tracer.add(seen)
+        now = time.monotonic()
+        tracer.write(time.time_ns())
+        if now - flushed > _FLUSH_S:
+            flushed = now
+            files.flush()
+        if stopped_at is None:
+            late = duration_s is not None and now - began >= duration_s
+            enough = count is not None and tracer.summary.packets >= count
+            if late or enough or asked_to_end():
+                stopped_at = now
+                taking.stop()
+        elif now - stopped_at > _END_S:
+            break
+    tracer.finish(taking.counts())
+    files.flush()
+    return tracer.summary

@@ -1,0 +1,1 @@
+"""Traces of real connections, made by ``python -m tests.captures`` as root."""

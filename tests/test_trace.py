@@ -1,0 +1,423 @@
+"""Traces of real connections (tests/captures): what was found in them, and what was written."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCPerror
+from scapy.utils import RawPcapNgReader, RawPcapReader
+
+from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.explaining.captures import read_captures
+from nfq_zerortt.observe.capture import CaptureCounts
+from nfq_zerortt.observe.pairing import Pairing, Shape
+from nfq_zerortt.tracing import link_layer, selection, tracer
+from nfq_zerortt.tracing.files import Files
+from nfq_zerortt.tracing.flow_table import Conversations
+from nfq_zerortt.tracing.numbers import Space
+from nfq_zerortt.tracing.packets import Packet, Role, Seen, read
+from nfq_zerortt.tracing.pcapng import Interface, Writer
+from nfq_zerortt.wire import flags as tcp
+from tests.traces import (
+    CAPTURES,
+    analysed,
+    check_by_log,
+    check_comments,
+    comments_of,
+    events_of,
+    fields_by_scapy,
+)
+
+NAMES = sorted(file.stem for file in CAPTURES.glob("*.pcapng"))
+INTERFACES = ("eth0", "eth1")
+A, B = ("10.0.1.2", 40000), ("10.0.3.2", 80)
+
+
+def test_there_are_captures() -> None:
+    assert len(NAMES) >= 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_roles_are_those_that_the_log_tells(name: str) -> None:
+    _, packets = analysed(CAPTURES / f"{name}.pcapng")
+    met = check_by_log(packets, events_of(CAPTURES / f"{name}.jsonl"))
+    assert sum(met.values()) >= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons"),
+    [
+        ("hold", {"held", "released", "syn_ack_captured", "spurious_retransmission"}),
+        ("fastopen", {"syn_kept_back", "syn", "syn_data_acknowledged"}),
+        ("refused", {"refused"}),
+        ("unanswered", {"no_answer", "syn_repeated", "spurious_retransmission"}),
+        ("observe", {"observed"}),
+    ],
+)
+def test_captures_have_what_they_are_for(name: str, reasons: set[str]) -> None:
+    events = events_of(CAPTURES / f"{name}.jsonl")
+    assert reasons <= {event.get("reason") for event in events}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_delta_is_the_service_s(name: str) -> None:
+    flow, _ = analysed(CAPTURES / f"{name}.pcapng")
+    said = {
+        event["delta"]
+        for event in events_of(CAPTURES / f"{name}.jsonl")
+        if event["event"] == "flow.synack_captured"
+    }
+    assert said == ({flow.delta} if flow.delta is not None else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comments_say_what_is_in_the_packets(name: str, tmp_path: Path) -> None:
+    file = traced(CAPTURES / f"{name}.pcapng", tmp_path)
+    found = check_comments(comments_of(file), fields_by_scapy(file))
+    if name in ("observe", "refused", "unanswered", "unreachable", "another_way_back"):
+        assert not found, "nothing was changed there"
+    else:
+        assert min(found[field] for field in ("SEQ", "ACK", "TSval", "TSecr")) >= 2
+
+
+def test_a_d_sack_is_said() -> None:
+    comments = comments_of(CAPTURES / "hold.pcapng")
+    assert any("a D-SACK, RFC 2883" in comment for comment in comments.values())
+
+
+def test_packets_of_a_flow_that_passes_untouched_have_no_comment(tmp_path: Path) -> None:
+    assert comments_of(traced(CAPTURES / "observe.pcapng", tmp_path)) == {}
+
+
+def traced(file: Path, directory: Path, patience_s: float = 3.0) -> Path:
+    """Trace once more what a capture has."""
+    out = directory / "again.pcapng"
+    files = Files(str(out), tracer.head(INTERFACES, 128, "A test."))
+    made = tracer.Tracer(files, INTERFACES, selection.Selection(), patience_s)
+    for packet in read_captures([file]).packets:
+        made.add(seen(packet))
+    made.finish(CaptureCounts(0, 7))
+    files.close()
+    return out
+
+
+def seen(packet: Packet) -> Seen:
+    return Seen(packet.time_ns, packet.tap, packet.outgoing, packet.data, packet.length)
+
+
+def test_what_is_written_is_what_was_taken(tmp_path: Path) -> None:
+    file = traced(CAPTURES / "hold.pcapng", tmp_path)
+    with RawPcapNgReader(str(file)) as now, RawPcapNgReader(str(CAPTURES / "hold.pcapng")) as then:
+        for (raw, about), (raw_then, about_then) in zip(now, then, strict=True):
+            assert raw == raw_then
+            assert about._replace(comments=None) == about_then._replace(comments=None)
+            assert about.linktype == link_layer.RAW
+            assert about.tsresol == 1_000_000_000
+            assert about.ifname in (b"eth0", b"eth1")
+            assert about.direction in (1, 2)
+
+
+def test_what_is_held_longer_than_one_waits_is_said_so(tmp_path: Path) -> None:
+    """A comment never claims what came later than it was written."""
+    comments = comments_of(traced(CAPTURES / "hold.pcapng", tmp_path, patience_s=0.01))
+    held = next(c for c in comments.values() if "\nearly data: it cannot" in c)
+    assert re.match(r"nfq-zerortt: not seen on the servers' side within [34]\d\.\d ms", held)
+    assert any("held for 4" in comment for comment in comments.values())
+
+
+def test_a_capture_that_begins_in_the_middle_finds_the_shift_by_itself() -> None:
+    _, packets = analysed(CAPTURES / "kernel.pcapng")
+    (said,) = (
+        event
+        for event in events_of(CAPTURES / "kernel.jsonl")
+        if event["event"] == "flow.synack_captured"
+    )
+    known = Conversations()
+    later = [read(number, seen(packet)) for number, packet in enumerate(packets[60:])]
+    flows = {known.add(packet) for packet in later if packet is not None}
+    (flow,) = flows
+    assert flow.delta == said["delta"]
+    assert not flow.whole
+    roles = [packet.role for packet in later if packet is not None]
+    assert Role.MADE not in roles
+    assert roles.count(Role.PASSED) > 80
+    left = [p for p in later if p is not None and p.role is Role.LEFT]
+    for packet in left:
+        assert packet.origin is not None
+        assert packet.origin.segment is not None
+        assert packet.segment is not None
+        shift = (packet.segment.ack - packet.origin.segment.ack) % (1 << 32)
+        assert shift == (said["delta"] if packet.to_server else 0)
+
+
+def test_another_connection_on_the_same_ports_is_another_flow() -> None:
+    _, packets = analysed(CAPTURES / "hold.pcapng")
+    known = Conversations()
+    first = {known.add(packet).number for packet in again(packets, 0)}
+    second = {known.add(packet).number for packet in again(packets, 1 << 20)}
+    assert (first, second) == ({1}, {2})
+
+
+def again(packets: list[Packet], more: int) -> list[Packet]:
+    """The same connection once more, its client's numbers another."""
+    made = []
+    for packet in packets:
+        assert packet.segment is not None
+        data = bytearray(packet.data)
+        field = packet.segment.tcp + (4 if packet.to_server else 8)
+        (number,) = struct.unpack_from(">I", data, field)
+        if packet.to_server or packet.segment.flags & tcp.ACK:
+            struct.pack_into(">I", data, field, (number + more) % (1 << 32))
+        read_again = read(packet.number, seen(packet)._replace(data=bytes(data)))
+        assert read_again is not None
+        made.append(read_again)
+    return made
+
+
+# Pairing.
+
+
+def test_what_came_last_is_what_leaves_again() -> None:
+    """A needless repetition was swallowed; a later one passes, and is not taken for the former."""
+    pairing: Pairing[str] = Pairing()
+    data = Shape(0, 1, 1, 100)
+    pairing.came("first", data, 0.0)
+    pairing.came("needless", data, 0.05)
+    assert pairing.left(data, 0.1) == "first"
+    pairing.came("again", data, 0.5)
+    assert pairing.left(data, 0.501) == "again"
+
+
+def test_the_timestamp_tells_repetitions_apart() -> None:
+    pairing: Pairing[str] = Pairing()
+    for token, stamp, time_s in (("first", 10, 0.0), ("needless", 95, 0.09)):
+        pairing.came(token, Shape(0, 1, 1, 100, stamp), time_s)
+    assert pairing.left(Shape(0, 1, 1, 100, 95), 0.1) == "needless"
+    assert pairing.left(Shape(0, 1, 1, 100, 10), 0.1) == "first"
+
+
+def test_pieces_belong_to_what_was_cut_up() -> None:
+    pairing: Pairing[str] = Pairing()
+    pairing.came("long", Shape(0, 1, 1, 3000), 0.0)
+    pairing.came("next", Shape(0, 3001, 1, 100), 0.0)
+    pieces = [Shape(0, 1, 1, 1448), Shape(0, 1449, 1, 1448), Shape(0, 2897, 1, 104)]
+    assert [pairing.left(piece, 0.001) for piece in pieces] == ["long"] * 3
+    assert pairing.left(Shape(0, 3001, 1, 100), 0.001) == "next"
+    assert pairing.left(Shape(0, 1, 1, 1448), 0.002) is None
+
+
+def test_what_stays_is_bounded_in_number_and_time() -> None:
+    pairing: Pairing[int] = Pairing(keep_s=10, most=3)
+    for number in range(10):
+        pairing.came(number, Shape(0, number, 0, 1), 0.0)
+    assert pairing.left(Shape(0, 0, 0, 1), 1.0) is None
+    assert pairing.left(Shape(0, 9, 0, 1), 1.0) == 9
+    pairing.came(11, Shape(0, 11, 0, 0), 2.0)
+    assert pairing.left(Shape(0, 11, 0, 0), 20.0) is None
+
+
+def test_numbers_go_on_behind_four_gigabytes() -> None:
+    space = Space((1 << 32) - 10)
+    reached = 0
+    for _ in range(100):
+        reached += 100_000_000
+        assert space.relative(((1 << 32) - 10 + reached) % (1 << 32)) == reached
+    assert space.relative(((1 << 32) - 10 + reached - 500) % (1 << 32)) == reached - 500
+
+
+# Bounds, files and selections.
+
+
+def test_so_many_packets_are_kept_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One side alone: nothing is ever clear, and the oldest is written all the same."""
+    monkeypatch.setattr(tracer, "MOST", 5)
+    out = tmp_path / "one.pcapng"
+    files = Files(str(out), tracer.head(INTERFACES, 128, "A test."))
+    made = tracer.Tracer(files, INTERFACES, selection.Selection())
+    near = [p for p in read_captures([CAPTURES / "hold.pcapng"]).packets if p.tap == 0]
+    for packet in near:
+        made.add(seen(packet))
+    files.flush()
+    with RawPcapReader(str(out)) as reader:
+        assert len(near) - 5 <= len(list(reader)) < len(near)
+    made.finish(CaptureCounts(0, 0))
+    files.close()
+    with RawPcapReader(str(out)) as reader:
+        assert len(list(reader)) == len(near)
+
+
+def test_a_ring_keeps_the_newest_files(tmp_path: Path) -> None:
+    files = Files(str(tmp_path / "t.pcapng"), tracer.head(INTERFACES, 128, "A test."), 3000, keep=2)
+    made = tracer.Tracer(files, INTERFACES, selection.Selection())
+    for packet in read_captures([CAPTURES / "kernel.pcapng"]).packets:
+        made.add(seen(packet))
+    made.finish(CaptureCounts(0, 0))
+    files.close()
+    there = sorted(tmp_path.iterdir())
+    assert [str(path) for path in there] == files.names
+    assert len(there) == 2
+    assert there[-1].name > "t_00010.pcapng"
+    for path in there:
+        assert path.stat().st_size < 6000
+        with RawPcapReader(str(path)) as reader:
+            assert list(reader)
+
+
+def test_the_statistics_have_what_the_kernel_dropped(tmp_path: Path) -> None:
+    data = traced(CAPTURES / "hold.pcapng", tmp_path).read_bytes()
+    # An Interface Statistics Block (5) with isb_ifdrop (5, 8 bytes).
+    assert struct.pack("<HHQ", 5, 8, 7) in data
+
+
+def test_a_comment_that_is_too_long_for_its_option_is_cut(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    writer = Writer(out, [Interface("a", "b", link_layer.RAW, 0)], "test")
+    writer.packet(0, 1, b"abc", 3, outgoing=True, comment="x" * 100_000)
+    assert writer.size == len(out.getvalue())
+    file = tmp_path / "long.pcapng"
+    file.write_bytes(out.getvalue())
+    with RawPcapNgReader(str(file)) as reader:
+        ((data, about),) = list(reader)
+    assert data == b"abc"
+    assert len(about.comments[0]) == 65_535
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoints"),
+    [
+        ("10.0.1.2:40000>10.0.3.2:80", (A, B)),
+        ("10.0.3.2:80", (B,)),
+        ("[fd00::1]:443", (("fd00::1", 443),)),
+        ("[fd00:0::1]:1>[fd00::2]:2", (("fd00::1", 1), ("fd00::2", 2))),
+    ],
+)
+def test_selections(text: str, endpoints: tuple[tuple[str, int], ...]) -> None:
+    assert selection.parse(text).endpoints == endpoints
+
+
+@pytest.mark.parametrize("text", ["", "80", "10.0.3.2", "10.0.3:80", "a>b>c", "10.0.3.2:99999"])
+def test_wrong_selections_name_what_is_allowed(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--flow .* allowed is .*10\.0\.1\.2:43210>"):
+        selection.parse(text)
+
+
+# What comments say beyond the fields.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_shifts_are_the_flow_s(name: str, tmp_path: Path) -> None:
+    """A shift that was not Δ or τ would be named as such, and the rule would be missing."""
+    for comment in comments_of(traced(CAPTURES / f"{name}.pcapng", tmp_path)).values():
+        assert "this is not" not in comment
+        for line in comment.splitlines():
+            field = line.partition(" ")[0]
+            if field in ("ACK", "TSecr", "TSval"):
+                assert line.endswith(("(+Δ)", "(+τ)", "(-τ)")), line
+
+
+def test_data_that_left_in_the_syn_says_so(tmp_path: Path) -> None:
+    comments = comments_of(traced(CAPTURES / "fastopen.pcapng", tmp_path))
+    assert any("1428 of its 2000 bytes left in the SYN #" in said for said in comments.values())
+    assert any("until #" in said and "brought data for it" in said for said in comments.values())
+
+
+def test_what_passes_is_written_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "t.pcapng"
+    files = Files(str(out), tracer.head(INTERFACES, 128, "A test."))
+    made = tracer.Tracer(files, INTERFACES, selection.Selection())
+    packets = list(read_captures([CAPTURES / "observe.pcapng"]).packets)
+    for packet in packets:
+        made.add(seen(packet))
+    files.close()
+    with RawPcapReader(str(out)) as reader:
+        assert len(list(reader)) == len(packets)
+
+
+def test_one_packet_of_the_client_s_is_enough_to_find_the_shift() -> None:
+    """Its numbers are its own on both sides; of the server's packets several must agree."""
+    flow, packets = analysed(CAPTURES / "kernel.pcapng")
+    known = Conversations()
+    data = next(
+        p
+        for p in packets
+        if p.to_server and length(p) and [length(onward) for onward in p.onward] == [length(p)]
+    )
+    for packet in (data, *data.onward):
+        found = known.add(copy(packet))
+    assert found.delta == flow.delta
+
+
+def copy(packet: Packet) -> Packet:
+    made = read(packet.number, seen(packet))
+    assert made is not None
+    return made
+
+
+def length(packet: Packet) -> int:
+    assert packet.segment is not None
+    return packet.segment.payload_length
+
+
+def test_what_an_icmp_error_quotes_is_compared(tmp_path: Path) -> None:
+    """The client's segment, as the server's side knows it, and as the client does."""
+    file = traced(CAPTURES / "too_big.pcapng", tmp_path)
+    with RawPcapNgReader(str(file)) as reader:
+        packets = [IP(raw) for raw, _ in reader]
+    renumbered = 0
+    for number, comment in comments_of(file).items():
+        if ICMP not in packets[number - 1] or "it came as" not in comment:
+            continue
+        (came,) = re.findall(r"it came as #(\d+)", comment)
+        quoted = [packets[n - 1][TCPerror] for n in (int(came), number)]
+        assert f"quoted ACK {quoted[0].ack} → {quoted[1].ack} (" in comment
+        assert quoted[0].seq == quoted[1].seq
+        renumbered += 1
+    assert renumbered >= 1
+
+
+def test_a_spoofed_syn_ack_again_is_not_taken_for_the_captured_one() -> None:
+    _, packets = analysed(CAPTURES / "hold.pcapng")
+    spoofed = next(p for p in packets if p.role is Role.MADE)
+    captured = next(p for p in packets if p.because and p.because[0].startswith("captured"))
+    place = packets.index(captured) + 1
+    known = Conversations()
+    later = [copy(p) for p in (*packets[:place], spoofed)]
+    for packet in later:
+        known.add(packet)
+    assert later[-1].role is Role.MADE
+    assert later[place - 1].role is Role.UNKNOWN
+
+
+def test_a_repetition_of_what_the_syn_carried_had_left() -> None:
+    """Of the first segment, which is longer than a SYN has room for, that part is said again."""
+    _, packets = analysed(CAPTURES / "fastopen.pcapng")
+    syn = next(p for p in packets if not p.came and p.to_server and length(p))
+    first = next(p for p in packets if p.came and syn in p.onward and length(p))
+    data = bytearray(first.data)
+    total = int.from_bytes(data[2:4], "big") - (length(first) - length(syn))
+    struct.pack_into(">H", data, 2, total)
+    place = packets.index(syn) + 1
+    known = Conversations()
+    for packet in packets[:place]:
+        known.add(copy(packet))
+    again_seen = seen(first)._replace(data=bytes(data), time_ns=syn.time_ns + 1_000_000)
+    repeated = read(99, again_seen)
+    assert repeated is not None
+    known.add(repeated)
+    assert f"which had left as {syn.tag} 1.00 ms before" in repeated.because[0]
+
+
+def test_sides_are_found_without_a_syn(tmp_path: Path) -> None:
+    """Whatever the order in which the interfaces are described."""
+    file = tmp_path / "middle.pcapng"
+    with file.open("wb") as out:
+        described = [Interface(name, "", link_layer.RAW, 0) for name in reversed(INTERFACES)]
+        writer = Writer(out, described, "test")
+        for packet in list(read_captures([CAPTURES / "kernel.pcapng"]).packets)[60:]:
+            one = seen(packet)
+            writer.packet(1 - one.tap, one.time_ns, one.data, one.length, outgoing=one.outgoing)
+    assert read_captures([file]).names == INTERFACES
