@@ -32,7 +32,7 @@ work=$(mktemp -d build/deb.XXXXXX)
 trap 'rm -rf "$log" "$work"' EXIT
 source_tree=$work/nfq-zerortt-$version
 mkdir "$source_tree"
-cp -r nfq_zerortt iptables_rules systemd docs \
+cp -r nfq_zerortt iptables_rules systemd docs scripts \
     setup.cfg pyproject.toml constraints.txt README.md CHANGELOG.md LICENSE "$source_tree"
 cp -r packaging/debian "$source_tree/debian"
 find "$source_tree" -name __pycache__ -prune -exec rm -rf {} +
