@@ -41,7 +41,7 @@ def read(path: Path) -> Kernel:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         word, _, rest = line.partition(" ")
         if checking and line.startswith("    "):
-            kernel.check.append(line.strip())
+            kernel.check.append(line.strip().partition("; to mend it: ")[0])
         elif word == "check":
             checking = True
         elif word == "fact":
@@ -67,8 +67,8 @@ def document(kernels: list[Kernel]) -> str:
         "",
         "The tests with real packets on the kernels of Debian 12 and 13, each in a virtual machine",
         "built from that Debian's packages, with its own Python, iptables and netem. Written by",
-        "`ZERORTT_VM_REPORT=docs/KERNELS.md make kernels`. The processors were emulated: run are",
-        "those tests that a kernel can make fail, with fewer packets drawn by chance than else.",
+        "`ZERORTT_VM_REPORT=docs/KERNELS.md make kernels`. The processors were emulated. Only",
+        "tests that a kernel can make fail are run, with fewer packets drawn by chance than usual.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     ]

@@ -27,9 +27,9 @@ export PYTHONUNBUFFERED=1
 
 # Verifier and helpers; queue and rules; netem; handshakes, hand-over and survival. What says most
 # of a kernel comes first.
-files=(bpf_layout bpf_on_an_interface rules_kernel_path kernel_path bpf_differential rules_ipv6
-    rules_mark rules_fragments raw_sender kernel_survival service_lifecycle service_connections
-    testbed rules_icmp rules_reload bpf_hand_over service_fast_open check_kernel_path rules)
+files=(bpf_layout bpf_on_an_interface rules_kernel_path kernel_path bpf_differential kernel_survival
+    service_connections testbed rules_ipv6 rules_mark rules_fragments raw_sender service_lifecycle
+    rules_icmp rules_reload bpf_hand_over service_fast_open check_kernel_path rules)
 read -ra chosen <files
 ((${#chosen[@]} == 0)) || files=("${chosen[@]}")
 failed=0
