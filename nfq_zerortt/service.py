@@ -190,7 +190,8 @@ class Service:
         if self._carrying is not None:
             self._carrying.fork(_seed(), hire.of)
         self._rules.inherit()
-        _schedule(realtime=self._config.realtime)
+        # Below the first process: among equals of SCHED_FIFO, it would not run in a flood at all.
+        _schedule(realtime=self._config.realtime, priority=FIFO_PRIORITY - 1)
         worker = Worker(
             hire,
             self._handler,
@@ -333,6 +334,7 @@ class Service:
         """Let the service manager know, as long as the loops of all processes turn."""
         told = False
         while True:
+            pause = every_s
             try:
                 await self._crew.reply(every_s)
                 self._manager.alive()
@@ -341,7 +343,8 @@ class Service:
                 if not told:
                     self._journal.warn("workers", str(error), "if that lasts, it is started again")
                 told = True
-            await asyncio.sleep(every_s)
+                pause = every_s / 5  # a late reply shall be asked for while there is time
+            await asyncio.sleep(pause)
 
     async def _keep_from_workers(self) -> None:
         """Write the state file once a minute; this process handles no packets that would wait."""
@@ -440,7 +443,11 @@ class Service:
         while True:
             await self._hung_up.wait()
             self._hung_up.clear()
-            await self._reload()
+            try:
+                await self._reload()
+            except Exception:  # a bug of ours; the settings can be read another time
+                self._journal.fault()
+                self._manager.ready(self._status())
 
     async def _reload(self) -> None:
         """Read the settings again. Flows go on; what cannot change in a running service stays."""
@@ -478,13 +485,13 @@ def _seed() -> int:
     return int.from_bytes(os.urandom(_SEED_BYTES), "big")
 
 
-def _schedule(*, realtime: bool) -> str:
+def _schedule(*, realtime: bool, priority: int = FIFO_PRIORITY) -> str:
     """Choose how this process is scheduled, and return it: without the privilege as before."""
     if realtime:
         try:
             policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-            os.sched_setscheduler(0, policy, os.sched_param(FIFO_PRIORITY))
+            os.sched_setscheduler(0, policy, os.sched_param(priority))
         except PermissionError:
             return "normal (no CAP_SYS_NICE, and RLIMIT_RTPRIO is too low)"
-        return f"fifo {FIFO_PRIORITY}"
+        return f"fifo {priority}"
     return "normal"

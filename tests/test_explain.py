@@ -210,7 +210,7 @@ def test_one_side_shows_what_it_can(tmp_path: Path) -> None:
     said = words(explain(one_sided("hold", b"eth0", tmp_path / "near.pcap")))
     assert "a capture of one side (near.pcap); what the other side saw is not known" in said
     assert re.search(r"The SYN was answered after 0\.\d+ ms \(#2\)\.", said)
-    assert "The client sent 1 segments again" in said
+    assert "Of the client's segments 1 brought nothing beyond what had come" in said
     assert "held" not in said.replace("Whether anything was held, changed or made", "")
 
 

@@ -97,10 +97,11 @@ def traced(file: Path, directory: Path, patience_s: float = 3.0) -> Path:
     """Trace once more what a capture has."""
     out = directory / "again.pcapng"
     files = Files(str(out), tracer.head(INTERFACES, 128, "A test."))
-    made = tracer.Tracer(files, INTERFACES, selection.Selection(), patience_s)
+    made = tracer.Tracer(files, INTERFACES, selection.Selection(), patience_s, with_data=True)
     for packet in read_captures([file]).packets:
         made.add(seen(packet))
-    made.finish(CaptureCounts(0, 7))
+    made.finish()
+    made.count(CaptureCounts(0, 7))
     files.close()
     return out
 
@@ -244,7 +245,8 @@ def test_so_many_packets_are_kept_at_most(tmp_path: Path, monkeypatch: pytest.Mo
     files.flush()
     with RawPcapReader(str(out)) as reader:
         assert len(near) - 5 <= len(list(reader)) < len(near)
-    made.finish(CaptureCounts(0, 0))
+    made.finish()
+    made.count(CaptureCounts(0, 0))
     files.close()
     with RawPcapReader(str(out)) as reader:
         assert len(list(reader)) == len(near)
@@ -255,7 +257,8 @@ def test_a_ring_keeps_the_newest_files(tmp_path: Path) -> None:
     made = tracer.Tracer(files, INTERFACES, selection.Selection())
     for packet in read_captures([CAPTURES / "kernel.pcapng"]).packets:
         made.add(seen(packet))
-    made.finish(CaptureCounts(0, 0))
+    made.finish()
+    made.count(CaptureCounts(0, 0))
     files.close()
     there = sorted(tmp_path.iterdir())
     assert [str(path) for path in there] == files.names

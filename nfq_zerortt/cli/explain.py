@@ -100,8 +100,8 @@ def _show_listing(listing: Listing) -> None:
 def _print(lines: Iterator[str]) -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    for line in lines:
-        click.echo(line)
+    for line in lines:  # files are others': what they name must not command the terminal
+        click.echo("".join(one if one.isprintable() else "\ufffd" for one in line))
 
 
 def _width() -> int:

@@ -93,8 +93,14 @@ def remove(queue: int, every: bool) -> None:
     Nobody else's are touched. Established connections that are renumbered break: stop a
     service that runs (SIGTERM), and it lets them end first.
     """
+    problems = []
     for number in leftovers.queues() if every else [queue]:
-        _remove(number)
+        try:
+            _remove(number)
+        except ZeroRttError as error:  # the others' are not left for that
+            problems.append(error)
+    if problems:
+        raise problems[0]
 
 
 def _remove(queue: int) -> None:

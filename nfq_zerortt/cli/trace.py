@@ -33,9 +33,7 @@ _MB = 1_000_000
 @click.option(
     "--snaplen",
     type=click.IntRange(_LEAST_SNAPLEN, _MOST_SNAPLEN),
-    default=_SNAPLEN,
-    show_default=True,
-    help="Keep so many bytes of each packet: the headers. 65535 keeps the data as well.",
+    help="Keep so many bytes of each packet, its data as well; default: its headers alone.",
 )
 @click.option(
     "--ring",
@@ -59,7 +57,7 @@ def trace(
     flow: str | None,
     duration: float | None,
     count: int | None,
-    snaplen: int,
+    snaplen: int | None,
     ring: float | None,
     keep: int,
     client_iface: str | None,
@@ -88,15 +86,15 @@ def trace(
         chosen = selection.parse(text)
     with (
         _signals() as asked_to_end,
-        Taking(interfaces, chosen.expression(), snaplen) as taking,
+        Taking(interfaces, chosen.expression(), snaplen or _SNAPLEN) as taking,
     ):
-        head = tracer.head(interfaces, snaplen, service.sentence())
+        head = tracer.head(interfaces, snaplen or _SNAPLEN, service.sentence())
         files = Files(file, head, int((ring or 0) * _MB), keep)
         try:
             _say(f"tracing {interfaces[0]} (clients) and {interfaces[1]} (servers); Ctrl-C ends it")
             summary = tracer.follow(
                 taking,
-                tracer.Tracer(files, interfaces, chosen),
+                tracer.Tracer(files, interfaces, chosen, with_data=snaplen is not None),
                 files,
                 asked_to_end,
                 duration_s=duration,

@@ -74,7 +74,9 @@ def _packets(
         side = sides.get(raw.place)
         if side is None:
             continue
-        packet = read(number, raw.seen._replace(tap=side))
+        seen = raw.seen._replace(tap=side)
+        # Of one side nobody knows which it is, so whether a packet came or left tells nothing.
+        packet = read(number, seen if len(sides) > 1 else seen._replace(outgoing=None))
         if packet is not None:
             yield packet
 

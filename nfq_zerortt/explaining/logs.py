@@ -52,17 +52,17 @@ def is_log(file: Path) -> bool:
 
 def listing(file: Path) -> Listing:
     """List the flows of a log; ZeroRttError if there is none."""
-    found: dict[int, Listed] = {}
-    others: set[int] = set()
+    found: dict[tuple[int, str], Listed] = {}
+    others: set[tuple[int, str]] = set()
     for event in _events(file):
-        number = event["flow_id"]
+        key = event["flow_id"], event["flow"]  # each run of the service counts from 1
         time_s = _time_s(event)
-        listed = found.get(number)
+        listed = found.get(key)
         if listed is None:
             if len(found) >= MOST_LISTED:
-                others.add(number) if len(others) < 1 << 20 else None
+                others.add(key) if len(others) < 1 << 20 else None
                 continue
-            listed = found[number] = Listed(number, event["flow"], time_s)
+            listed = found[key] = Listed(*key, time_s)
         listed.last_s = time_s
         listed.packets += 1
         name = event["event"]
@@ -85,7 +85,7 @@ def explained(file: Path, wanted: str) -> Explanation:
     for event in _events(file):
         if number is None and ends <= set(_ends(event)):
             number = event["flow_id"]
-        if event["flow_id"] == number:
+        if event["flow_id"] == number and (not mine or event["flow"] == mine[0]["flow"]):
             if len(mine) < MOST_PACKETS:
                 mine.append(event)
             else:
@@ -97,15 +97,20 @@ def explained(file: Path, wanted: str) -> Explanation:
     syns = (_time_s(event) for event in mine if event["event"] == "flow.syn_received")
     syn_s = next(syns, None)
     level = "every packet" if packets else "the events of the flow, not each packet"
+    try:
+        records = list(_of_packets(packets, syn_s) if packets else _of_flow(mine))
+        lines = _lines(mine)
+    except KeyError as error:
+        raise ConfigError(f"{file}: an event of the flow has no field {error}") from None
     made = Explanation(
         name=mine[0]["flow"],
         origin=f"the service's log ({level})",
         client=client,
         server=server,
-        records=list(_of_packets(packets, syn_s) if packets else _of_flow(mine)),
+        records=records,
         path=path_of(_NAMES),
         streams=streams_of(_NAMES, client, server) if packets else (),
-        lines=_lines(mine),
+        lines=lines,
     )
     if left_out:
         made.left_out.append(f"{left_out} later events of the flow are left out.")
@@ -118,6 +123,8 @@ def explained(file: Path, wanted: str) -> Explanation:
 
 
 def _events(file: Path) -> Iterator[Event]:
+    """Give the events of flows; a line that is torn, as after a full disk, is passed over."""
+    events = 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -126,10 +133,10 @@ def _events(file: Path) -> Iterator[Event]:
                 event = json.loads(line)
                 if "flow_id" in event and ">" in event["flow"]:
                     yield event
+                events += isinstance(event.get("event"), str)
             except (ValueError, TypeError, KeyError):
-                if not line.endswith(b"\n"):
-                    return  # the last line is being written
-                raise ConfigError(f"{file}, line {number}: it is no event") from None
+                if not events and line.endswith(b"\n"):  # the last line may be being written
+                    raise ConfigError(f"{file}, line {number}: it is no event") from None
 
 
 def _ends(event: Event) -> tuple[Endpoint, Endpoint]:

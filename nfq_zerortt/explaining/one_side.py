@@ -61,7 +61,11 @@ def tell(flow: Conversation, packets: Sequence[Packet]) -> list[Line]:
             named = ", ".join(p.tag for p in again[:_MOST_NAMED])
             more = ", …" if len(again) > _MOST_NAMED else ""
             lines.append(
-                Line(None, f"The {whose} sent {len(again)} segments again ({named}{more}).")
+                Line(
+                    None,
+                    f"Of the {whose}'s segments {len(again)} brought nothing beyond what had come: "
+                    f"sent again, or overtaken on the way ({named}{more}).",
+                )
             )
     lines.append(
         Line(None, "Whether anything was held, changed or made on the way does not show here.")

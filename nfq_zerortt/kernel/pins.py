@@ -52,7 +52,7 @@ def queues() -> set[int]:
         with suppress(FileNotFoundError, PermissionError):  # then there are none for us
             names = os.listdir(pattern.parent)
             numbers = (one.removeprefix(prefix) for one in names if one.startswith(prefix))
-            found |= {int(number) for number in numbers if number.isdecimal()}
+            found |= {int(number) for number in numbers if number.isdecimal() and len(number) < 6}
     return found
 
 
@@ -74,7 +74,8 @@ def find(where: Path) -> dict[str, int]:
         for use in MAPS:
             fd = lib.bpf_obj_get(os.fsencode(where / use))
             if fd < 0:
-                if not (where / use).exists():
+                # Who may not look there, as in systemd's file system, has nothing there.
+                if not os.access(where.parent, os.X_OK) or not (where / use).exists():
                     break
                 libbpf.checked(fd, f"opening {where / use}")
             fds[use] = fd
@@ -104,9 +105,14 @@ def make(where: Path, maps: Mapping[str, int]) -> None:
 
 def remove(where: Path) -> bool:
     """Remove the pins; False if there were none. Raises OSError."""
-    with suppress(FileNotFoundError):
-        for entry in list(where.iterdir()):
-            entry.unlink()
+    with suppress(FileNotFoundError, NotADirectoryError):
+        # In what is lent, names are another user's to make: a link leads root nowhere.
+        held = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(held):
+                os.unlink(name, dir_fd=held)
+        finally:
+            os.close(held)
         where.rmdir()
         return True
     return False

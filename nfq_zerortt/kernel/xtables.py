@@ -96,7 +96,15 @@ def is_in_use(family: Family, table: str) -> bool:
         if not _has_privileges():
             raise _not_permitted() from None
     # That list is root's alone. With the privileges for the tables and nothing else:
-    return table in _OWN_TABLES or _is_loaded(family, table)
+    return _can_be_opened(family, table) if table in _OWN_TABLES else _is_loaded(family, table)
+
+
+def _can_be_opened(family: Family, table: str) -> bool:
+    try:
+        with opened(family, table):
+            return True
+    except MissingFeatureError:
+        return False
 
 
 def _is_loaded(family: Family, table: str) -> bool:

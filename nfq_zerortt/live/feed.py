@@ -56,6 +56,7 @@ class Feed(threading.Thread):
         self._told = told
         self._flow: int | None = None
         self._asking = threading.Event()
+        self._began = 0.0
         self.latest = self._ask()
 
     def look_into(self, flow_id: int | None) -> None:
@@ -74,6 +75,7 @@ class Feed(threading.Thread):
             wanted = self._asking.wait(max(EVERY_S - took, took * _SHARE))
             self._asking.clear()
             if self.paused and not wanted:
+                self._began = time.monotonic()  # the pause is no answer that took so long
                 continue
             try:
                 self.latest = self._ask()

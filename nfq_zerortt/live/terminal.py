@@ -24,7 +24,7 @@ _PIECE = 512
 _SLOW_S = 1.0
 _ESCAPE_S = 0.05
 _INPUT_FLAGS = 0  # where tcgetattr() has them
-_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _DUMB = frozenset({"", "dumb", "unknown"})
 _SMALLEST, _USUAL = (20, 5), (80, 24)
 

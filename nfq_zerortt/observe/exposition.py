@@ -28,6 +28,7 @@ from nfq_zerortt.observe.metrics import COUNTER, GAUGE, METRICS
 UP = "nfq_zerortt_up"
 INFO = "nfq_zerortt"
 STARTED = "nfq_zerortt_start_time_seconds"
+_SAME_START_S = 5.0  # an answer takes as long at most, and is not as long on its way each time
 _INFO_LABELS = ("version", "strategy", "data_path", "client_iface", "server_iface")
 
 Stats = Mapping[str, Any]
@@ -50,6 +51,7 @@ class _Service(Collector):
 
     def __init__(self, ask: Callable[[], Stats]) -> None:
         self._ask = ask
+        self._started = 0.0
 
     def collect(self) -> Iterator[Metric]:
         """Give the families: ``up`` alone, if there is no answer."""
@@ -59,7 +61,10 @@ class _Service(Collector):
             yield GaugeMetricFamily(UP, "Whether the service answers.", value=0)
             return
         yield GaugeMetricFamily(UP, "Whether the service answers.", value=1)
-        yield from _of_service(stats["service"])
+        started = time.time() - stats["service"]["uptime_s"]
+        if abs(started - self._started) > _SAME_START_S:
+            self._started = started
+        yield from _of_service(stats["service"], self._started)
         for metric in METRICS:
             yield _family(metric, stats[metric.kind].get(metric.name, {}))
 
@@ -68,10 +73,9 @@ class _Service(Collector):
         return iter(())
 
 
-def _of_service(service: Mapping[str, Any]) -> Iterator[Metric]:
+def _of_service(service: Mapping[str, Any], started: float) -> Iterator[Metric]:
     labels = {name: str(service[name]) for name in _INFO_LABELS}
     yield InfoMetricFamily(INFO, "What the service is.", value=labels)
-    started = time.time() - service["uptime_s"]
     yield GaugeMetricFamily(STARTED, "When the service was ready.", value=round(started, 1))
 
 

@@ -29,7 +29,9 @@ def comment(packet: Packet, flow: Conversation, names: Sequence[str], waited_ms:
     if packet.role is Role.BEFORE:
         return ""
     if packet.role is Role.MADE:
-        return _text("made by the service", packet.because)
+        has_data = packet.segment is not None and packet.segment.payload_length
+        head = "left, and was not seen coming" if has_data else "made by the service"
+        return _text(head, packet.because)
     if packet.role is Role.LEFT:
         return _of_departure(packet, flow, names)
     if packet.role is Role.PASSED:

@@ -17,7 +17,7 @@ from nfq_zerortt.tracing.numbers import Space, is_same, same_but_for_shift, shif
 from nfq_zerortt.tracing.packets import SOON_S, Packet, Role, follows_soon, segment_of
 from nfq_zerortt.tracing.words import between, endpoint_name
 from nfq_zerortt.wire import flags as tcp
-from nfq_zerortt.wire.seqnum import add
+from nfq_zerortt.wire.seqnum import add, distance
 
 CLIENT_SIDE, SERVER_SIDE = 0, 1
 HELD_S = 0.002
@@ -28,6 +28,7 @@ _KEPT_LATER_S = 5.0
 _MOST_WAITING = 512  # in each direction of a flow: more than early data may have segments
 _RECENT = 64
 _VOTES = 3
+_MOST_VOTES = 4096  # shifts that may be the one, of a flow that is seen from its middle
 
 
 class _Way:
@@ -47,6 +48,7 @@ class Conversation:
 
     Attributes:
         number: counts the capture's flows from 1.
+        first_seq: of its first packet, absolute; None for an ICMP error.
         client, server: the endpoints on the clients' and on the servers' side.
         syn: the client's first SYN, ``syns_left`` those that left for the server.
         spoofed: the SYN-ACK that was made for the client; ``answered`` the server's own.
@@ -59,6 +61,7 @@ class Conversation:
         self.client = client
         self.server = server
         self.number = 0
+        self.first_seq: int | None = None
         self.syn: Packet | None = None
         self.last_syn: Packet | None = None
         self.syns_left: list[Packet] = []
@@ -179,6 +182,8 @@ class Conversation:
             return
         again = bool(self.syns_left)
         self.syns_left.append(packet)
+        if len(self.syns_left) > _RECENT:
+            del self.syns_left[1]  # the first and the last ones are spoken of
         if self.last_syn is None:
             self._ours = self._ours or Space(segment.seq)
             packet.role = Role.BEFORE
@@ -309,12 +314,17 @@ class Conversation:
         if flags & tcp.RST:
             if packet.to_server:
                 self.given_up = packet
-            elif self.answered is None and self.syns_left:
+            elif self.answered is None and self._acknowledges_syn(packet):
                 self.refusal = packet
         if not self._is_known(packet):
             self._waiting.append(packet)
             return
         self._arrived(packet)
+
+    def _acknowledges_syn(self, packet: Packet) -> bool:
+        """Whether a RST is for a SYN of ours; any other may be a stranger's (RFC 9293, 3.10.7)."""
+        taken = distance(self._ours.isn, segment_of(packet).ack) if self._ours is not None else 0
+        return any(1 <= taken <= 1 + segment_of(syn).payload_length for syn in self.syns_left)
 
     def _is_known(self, packet: Packet) -> bool:
         """Whether its numbers can be counted from an ISN."""
@@ -346,7 +356,7 @@ class Conversation:
             (p for start, end, p in way.recent if start <= shape.seq and shape.end <= end), None
         )
         if first is None:
-            packet.because.append("a repetition: all of its data had come before")
+            packet.because.append("sent again, or overtaken on the way: data behind it had come")
             return
         packet.repeats = first
         said = f"a repetition of {first.tag}, {between(first, packet)} after it"
@@ -368,8 +378,8 @@ class Conversation:
             way.left_to = max(way.left_to, shape.end)
         if origin is not None:
             self._pass(origin, packet)
-        elif not self.whole:
-            packet.role = Role.BEFORE
+        elif not self.whole or not self.translated:
+            packet.role = Role.BEFORE  # nothing is made for a flow that passes untouched
         else:
             self._made(packet)
         if packet.to_server and self.first_onward is None and self.answered is not None:
@@ -407,6 +417,8 @@ class Conversation:
         }
         if not candidates:
             return
+        if len(self._votes) > _MOST_VOTES:
+            self._votes.clear()
         self._votes.update(candidates.keys())
         (best, count), *others = self._votes.most_common(2)
         sure = count >= _VOTES and not (others and 2 * others[0][1] > count)

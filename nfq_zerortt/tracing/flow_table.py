@@ -39,6 +39,7 @@ class Conversations:
             flow = self._flows[key] = Conversation(*_ends(packet))
             self.count += 1
             flow.number = self.count
+            flow.first_seq = None if packet.segment is None else packet.segment.seq
             if len(self._flows) > MOST_FLOWS:
                 self._flows.popitem(last=False)
         self._flows.move_to_end(key)
@@ -75,7 +76,7 @@ def _begins_anew(flow: Conversation, packet: Packet) -> bool:
         return False
     if packet.tap != CLIENT_SIDE or packet.source != flow.client:
         return False
-    if flow.syn is None:
-        return True
+    if flow.syn is None:  # of one side only, nothing is added to it
+        return segment.seq != flow.first_seq
     over = flow.over or packet.time_s - flow.last_s > _FORGOTTEN_S
     return over and segment_of(flow.syn).seq != segment.seq

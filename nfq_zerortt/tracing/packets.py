@@ -192,6 +192,20 @@ def _quote(protocol: int, data: bytes, at: int) -> Quote | None:
     return Quote(error, (_address(src), sport), (_address(dst), dport), seq, ack)
 
 
+def headers_end(packet: Packet) -> int:
+    """Return where the headers of a packet end: its own, or those that an ICMP error quotes."""
+    if packet.segment is not None:
+        return packet.segment.payload_at
+    data = packet.data
+    outer = _transport(data, packet.length)
+    assert outer is not None  # it was read as one
+    quoted = outer[1] + 8
+    inner = _transport(data[quoted:], len(data) - quoted)
+    assert inner is not None
+    tcp = quoted + inner[1]
+    return tcp + (data[tcp + 12] >> 4) * 4 if len(data) > tcp + 12 else len(data)
+
+
 _names: dict[bytes, str] = {}
 
 

@@ -19,7 +19,7 @@ from nfq_zerortt.tracing.conversations import Conversation
 from nfq_zerortt.tracing.files import Files
 from nfq_zerortt.tracing.flow_table import Conversations
 from nfq_zerortt.tracing.link_layer import RAW
-from nfq_zerortt.tracing.packets import Packet, Role, Seen, read
+from nfq_zerortt.tracing.packets import Packet, Role, Seen, headers_end, read
 from nfq_zerortt.tracing.pcapng import Interface, Writer
 from nfq_zerortt.tracing.selection import Selection
 from nfq_zerortt.tracing.taking import Taking
@@ -51,8 +51,12 @@ class Tracer:
         interfaces: tuple[str, str],
         selection: Selection,
         patience_s: float = PATIENCE_S,
+        *,
+        with_data: bool = False,
     ) -> None:
+        """``with_data``: packets are written as they were taken; else their headers alone."""
         self._files = files
+        self._with_data = with_data
         self._interfaces = interfaces
         self._selection = selection
         self._patience_ns = int(patience_s * 1e9)
@@ -86,11 +90,14 @@ class Tracer:
             waiting.popleft()
             self._write(packet, flow)
 
-    def finish(self, counts: CaptureCounts) -> None:
-        """Write all that is left, and what was lost."""
+    def finish(self) -> None:
+        """Write all that is left."""
         for packet, flow in self._waiting:
             self._write(packet, flow)
         self._waiting.clear()
+
+    def count(self, counts: CaptureCounts) -> None:
+        """Write how many packets there were, and how many were lost."""
         self.summary.dropped = counts.dropped
         self.summary.flows = self._flows.count
         for tap, taken in enumerate(self._taken):
@@ -106,7 +113,7 @@ class Tracer:
         self._files.writer.packet(
             packet.tap,
             packet.time_ns,
-            packet.data,
+            packet.data if self._with_data else packet.data[: headers_end(packet)],
             packet.length,
             outgoing=packet.outgoing,
             comment=said,
@@ -139,11 +146,14 @@ def follow(
     began = flushed = time.monotonic()
     stopped_at: float | None = None
     while not taking.ended:
+        reached_ns = 0
         for seen in taking.take(_TURN_S):
             if count is None or tracer.summary.packets < count:
                 tracer.add(seen)
+                reached_ns = seen.time_ns
         now = time.monotonic()
-        tracer.write(time.time_ns())
+        if stopped_at is None:  # by the clock only if nothing waits to be taken: else we lag behind
+            tracer.write(reached_ns or time.time_ns())
         if now - flushed > _FLUSH_S:
             flushed = now
             files.flush()
@@ -155,6 +165,7 @@ def follow(
                 taking.stop()
         elif now - stopped_at > _END_S:
             break
-    tracer.finish(taking.counts())
+    tracer.finish()
+    tracer.count(taking.counts())
     files.flush()
     return tracer.summary

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from support.namespaces import inside
@@ -491,8 +492,12 @@ def test_endings_of_the_time_between(pair: Pair) -> None:
 class BpfMount:
     """A mount namespace with a bpf file system of its own, for as long as it is entered."""
 
+    def __init__(self, mode: str = "777") -> None:
+        self._mode = mode
+
     def __enter__(self) -> tuple[str, ...]:
-        script = "mount -t bpf bpf /sys/fs/bpf && chmod 777 /sys/fs/bpf && echo ready && read end"
+        made = f"mount -t bpf bpf /sys/fs/bpf && chmod {self._mode} /sys/fs/bpf"
+        script = f"{made} && echo ready && read end"
         self._process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", script],
             stdin=subprocess.PIPE,
@@ -544,6 +549,38 @@ print(*KernelPath.remove_all({QUEUE}), sep="\\n")
         assert said.splitlines()[-1] == f"pins in {where}"
         assert len(said.splitlines()) == 5
         assert subprocess.check_output(listing, text=True) == empty
+
+
+def test_missing_privileges_where_only_root_looks_for_pins(pair: Pair) -> None:
+    """As with systemd's bpf file system: what is said is what is missing."""
+    script = ADOPT.replace("LEAVE", "True")
+    with BpfMount("700") as mounted:
+        process = pair.python(script, before=mounted, as_nobody="-all,+bpf,+net_admin")
+        _, errors = process.communicate(timeout=30)
+    assert "MissingFeatureError: CAP_PERFMON is missing" in errors
+
+
+def test_a_link_in_place_of_pins_leads_nowhere(pair: Pair, tmp_path: Path) -> None:
+    """In a directory that is lent to a service, names are that user's; root removes the pins."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").touch()
+    script = f"""
+import os
+from nfq_zerortt.kernel import pins
+from nfq_zerortt.kernel.kernel_path import KernelPath
+where = pins.directory({QUEUE})
+os.symlink({str(victim)!r}, where)
+try:
+    KernelPath.remove_all({QUEUE})
+except OSError as error:
+    print(error.strerror)
+print(os.path.islink(where))
+"""
+    with BpfMount() as mounted:
+        said, _ = finished(pair.python(script, before=mounted))
+    assert said.splitlines()[-1] == "True"
+    assert [one.name for one in victim.iterdir()] == ["file"]
 
 
 def test_adopted_by_filters_and_pinned_then(pair: Pair) -> None:

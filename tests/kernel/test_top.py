@@ -198,7 +198,9 @@ def given_back(top: OnTerminal) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["q", "\x03", "\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=repr
+    "how",
+    ["q", "\x03", "\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT],
+    ids=repr,
 )
 def test_it_is_given_back(scene: Scene, how: str | signal.Signals) -> None:
     with OnTerminal(scene.argv()) as top:

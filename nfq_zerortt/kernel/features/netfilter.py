@@ -7,8 +7,8 @@ import importlib
 import shutil
 import subprocess
 
-from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.kernel import declarations, firewall, modules, rules, xtables
+from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
+from nfq_zerortt.kernel import capabilities, declarations, firewall, modules, rules, xtables
 from nfq_zerortt.kernel.declarations import FAMILIES, Family
 from nfq_zerortt.kernel.features.feature import Feature, tried
 from nfq_zerortt.ports import PortSet
@@ -140,7 +140,20 @@ def served_families() -> tuple[Family, ...]:
 
     Where that cannot be tried, for want of privileges, both. It is tried once in a process.
     """
-    return FAMILIES if ipv6_rules().ok is not False else ("ipv4",)
+    found = ipv6_rules().ok
+    if found is None and capabilities.effective() >= {"CAP_NET_ADMIN", "CAP_NET_RAW"}:
+        # No namespace to try it in, as in a sandbox; but the tables themselves can be opened.
+        found = _has_ipv6_tables()
+    return ("ipv4",) if found is False else FAMILIES
+
+
+def _has_ipv6_tables() -> bool:
+    try:
+        for table in ("raw", "mangle"):
+            _open_table("ipv6", table)
+    except MissingFeatureError:
+        return False
+    return True
 
 
 def ipv6_rules() -> Feature:
