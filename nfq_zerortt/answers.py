@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+from nfq_zerortt import measuring
 from nfq_zerortt.config import LOG_LEVELS
 from nfq_zerortt.core import descriptions, remembered
 from nfq_zerortt.core.engine import Engine
@@ -15,7 +16,6 @@ from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.states import State
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.journal import Journal
-from nfq_zerortt.observe import measuring
 from nfq_zerortt.observe.control import Request
 from nfq_zerortt.observe.metrics import BY_NAME, COUNTER, GAUGE, HISTOGRAM, add
 from nfq_zerortt.slices import PAUSE_S, slices
@@ -102,22 +102,31 @@ class Answers:
             "flows": Request(self._flows),
             "events": Request(self._events, frozenset({"flow_id"})),
             "stats": Request(self._stats),
-            "learned": Request(self.learned),
+            "learned": Request(self._learned),
             "clear_learned": Request(self._clear_learned),
             "log_level": Request(self._log_level, frozenset({"level"})),
         }
 
     async def _flows(self) -> AsyncIterator[Record]:
-        """Give each flow once: a worker's that the kernel has by now, as the kernel knows it."""
-        theirs: set[int] = set()
+        """Give each flow once: a worker's that the kernel has by now, as the kernel knows it.
+
+        A flow may be handed over to the kernel while this runs, so those are noted that were told
+        of already. One that is taken back meanwhile may be missed.
+        """
+        told = _Numbers()
+        carried = self._service.max_entries() > 0
         for record in self._ours["flows"]():
+            if carried:
+                told.add(record["flow_id"])
             yield record
         async for record in self._crew.ask("flows"):
             if record["data_path"] != "kernel":
-                theirs.add(record["flow_id"])
+                told.add(record["flow_id"])
                 yield record
         for flow in self._service.carried():
-            if flow.number not in theirs:
+            if flow.number in told:
+                await asyncio.sleep(0)  # there may be many in a row
+            else:
                 yield descriptions.describe_flow(flow, time.monotonic())
 
     def _events(self, flow_id: int | None = None) -> AsyncIterator[Record]:
@@ -154,7 +163,7 @@ class Answers:
 
     # --- what was learned -----------------------------------------------------------------
 
-    async def learned(self) -> AsyncIterator[Record]:
+    async def _learned(self) -> AsyncIterator[Record]:
         """Give what is known of each server, by whomever it was learned."""
         if not self._crew:
             for record in self._ours["learned"]():
@@ -183,6 +192,19 @@ class Answers:
             raise ZeroRttError(f"log_level: level = {level!r}: allowed are {', '.join(LOG_LEVELS)}")
         await self._service.set_log_level(level)
         return {"level": level, "was": was}
+
+
+class _Numbers:
+    """A set of whole numbers that never takes long to grow: a large one is moved as a whole."""
+
+    def __init__(self) -> None:
+        self._parts: tuple[set[int], ...] = tuple(set() for _ in range(64))
+
+    def add(self, number: int) -> None:
+        self._parts[number % 64].add(number)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._parts[number % 64]
 
 
 async def _add_all(total: Record, records: Iterator[Record]) -> None:

@@ -22,8 +22,8 @@ from nfq_zerortt.kernel.kernel_path import KernelPath
 from nfq_zerortt.slices import PAUSE_S, SLICE_S
 
 _LOOK_THROUGH_S = 30.0
-_ENDINGS = 64
-_PASSING_SHARE = 4
+_ENDINGS = 64  # that are dealt with at once: packets wait for it
+_PASSING_SHARE = 4  # one entry in so many may be of a connection that only passes
 
 
 def keeps_flows(config: Config) -> str:

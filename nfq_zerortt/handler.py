@@ -123,7 +123,7 @@ class Handler:
 
     async def drain(self, patience_s: float) -> None:
         """Take on no new flow, give the others a moment to end, and end the rest."""
-        self._engine.draining = True
+        self._engine.drain()
         until = time.monotonic() + patience_s
         while self._engine.has_live_flows() and time.monotonic() < until:
             await asyncio.sleep(_DRAIN_STEP_S)

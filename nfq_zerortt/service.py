@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,20 @@ from nfq_zerortt.applied_rules import AppliedRules
 from nfq_zerortt.carrying import Carrying, choose, left_behind, take_back
 from nfq_zerortt.config import DEFAULT_CONTROL_SOCKET, Config
 from nfq_zerortt.core.engine import Engine
-from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.remembered import restore
-from nfq_zerortt.core.states import State
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.handler import Handler
 from nfq_zerortt.journal import Journal
-from nfq_zerortt.keeping import EVERY_S, Keeper, StateFileError
+from nfq_zerortt.keeping import StateFileError
 from nfq_zerortt.kernel.features import FIFO_PRIORITY, require_for_run, warnings_for_run
 from nfq_zerortt.kernel.queue import PacketQueue
+from nfq_zerortt.learning import Learning
 from nfq_zerortt.notify import ServiceManager
 from nfq_zerortt.observe.control import ControlServer
 from nfq_zerortt.observe.control_path import ControlPath, PathError
 from nfq_zerortt.observe.log import EventLog
 from nfq_zerortt.reloading import changes, check
+from nfq_zerortt.rules_watch import watch
+from nfq_zerortt.running import RunningService
 from nfq_zerortt.workers.crew import Crew
 from nfq_zerortt.workers.worker import Hire, Worker
 
@@ -89,11 +88,7 @@ class Service:
         self._carrying: Carrying | None = None
         self._why_python = ""
         self._restored = 0
-        self._known: list[str] = []  # what the workers' memories were like when asked last
-        memory = self._engine.memory
-        self._keeper = Keeper(Path(config.state_file), memory) if config.state_file else None
-        if self._keeper is not None:
-            self._keeper.require_own()
+        self._learning = Learning(config.state_file, self._engine.memory, self._crew, self._journal)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; the rules are gone afterwards.
@@ -149,10 +144,8 @@ class Service:
 
     def _restore(self) -> None:
         """Take up what an earlier run has learned."""
-        if self._keeper is None:
-            return
         try:
-            self._restored = self._keeper.load()
+            self._restored = self._learning.restore()
         except StateFileError as error:
             self._warnings.append(("state_file", str(error), "it will be written anew"))
 
@@ -217,7 +210,14 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
-        self._started = time.monotonic()
+        self._running = RunningService(
+            self._config,
+            data_path="python" if self._why_python else "kernel",
+            handler=self._handler,
+            crew=self._crew,
+            carrying=self._carrying,
+            journal=self._journal,
+        )
         scheduling = _schedule(realtime=self._config.realtime)
         self._handler.start(queue)
         await self._crew.begin(stop.set)
@@ -228,7 +228,7 @@ class Service:
             "service.ready",
             {
                 "strategy": self._config.strategy,
-                "data_path": "python" if self._why_python else "kernel",
+                "data_path": self._running.data_path,
                 "version": __version__,
                 "client_iface": self._config.client_iface,
                 "server_iface": self._config.server_iface,
@@ -240,7 +240,7 @@ class Service:
                 "scheduling": scheduling,
             },
         )
-        self._manager.ready(self._status())
+        self._manager.ready(self._running.summary())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         beside = [loop.create_task(self._guarded(work)) for work in self._side_work()]
         try:
@@ -259,19 +259,10 @@ class Service:
             self._handler.stop()
             self._handler.on_endings()
             left = self._give_up_kernel_path()
-            uptime = round(time.monotonic() - self._started, 3)
             self._event(
                 "service.stopped",
-                {"flows": flows, "flows_left": left, "uptime_s": uptime},
+                {"flows": flows, "flows_left": left, "uptime_s": self._running.uptime_s},
             )
-
-    def _status(self) -> str:
-        config = self._config
-        where = "here" if self._why_python else "in the kernel"
-        return (
-            f"{config.strategy} between {config.client_iface} and {config.server_iface}, "
-            f"established connections {where}"
-        )
 
     def _say_how_it_begins(self) -> None:
         if self._why_python and self._config.data_path == "auto":
@@ -298,27 +289,25 @@ class Service:
             await self._rules.remove_later()
         finally:
             self._handler.empty_queue()
-        if self._keeper is not None:
-            await self._learn_from_workers()
-            self._keeper.save(self._not_kept)
+        await self._learning.save()
 
     # --- beside the packets ---------------------------------------------------------------
 
     def _side_work(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is done between packets: answering who asks, keeping what was learned."""
-        self._answers = Answers(self._engine, self._journal, self._crew, self)
-        work: list[Coroutine[Any, Any, None]] = [self._follow_settings(), self._handler.tidy()]
+        work: list[Coroutine[Any, Any, None]] = [
+            self._follow_settings(),
+            self._handler.tidy(),
+            self._learning.keep(),
+        ]
+        if self._config.rules:
+            work.append(watch(self._rules, self._event))
         if self._manager.alive_every_s:
             work.append(self._give_signs_of_life(self._manager.alive_every_s))
         if self._control is not None:
-            requests = self._answers.requests()
-            work.append(
-                ControlServer(self._control.listener, requests, self._journal.fault).serve()
-            )
-        if self._keeper is not None:
-            work.append(
-                self._keep_from_workers() if self._crew else self._keeper.keep(self._not_kept)
-            )
+            answers = Answers(self._engine, self._journal, self._crew, self._running)
+            server = ControlServer(self._control.listener, answers.requests(), self._journal.fault)
+            work.append(server.serve())
         if self._carrying is not None:
             work.append(self._carrying.look_through(self._handler.run))
             work.append(self._tell_workers())
@@ -346,96 +335,10 @@ class Service:
                 pause = every_s / 5  # a late reply shall be asked for while there is time
             await asyncio.sleep(pause)
 
-    async def _keep_from_workers(self) -> None:
-        """Write the state file once a minute; this process handles no packets that would wait."""
-        assert self._keeper is not None
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await self._learn_from_workers()
-            self._keeper.save(self._not_kept)
-
     async def _tell_workers(self) -> None:
         while self._carrying is not None:
             await asyncio.sleep(_TELL_S)
             self._crew.tell_passing(self._carrying.passing)
-
-    async def _learn_from_workers(self) -> None:
-        """Put what the workers have learned into the memory that the state file is made of."""
-        if not self._crew:
-            return
-        try:
-            state = [value async for value in self._crew.ask("fingerprint")]
-            if state == self._known:
-                return
-            known = [record async for record in self._answers.learned()]
-        except ZeroRttError as error:
-            self._not_kept(str(error))
-            return
-        self._engine.memory.clear()
-        restore(self._engine.memory, known, 0.0, time.monotonic())
-        self._known = state
-
-    def _not_kept(self, error: str) -> None:
-        self._journal.warn(
-            "state_file", error, "what was learned is lost at the end of the service"
-        )
-
-    # --- what can be asked (Running) ------------------------------------------------------
-
-    def about(self) -> dict[str, Any]:
-        """Tell what the service is: its settings and its processes."""
-        return {
-            "version": __version__,
-            "strategy": self._config.strategy,
-            "data_path": "python" if self._why_python else "kernel",
-            "client_iface": self._config.client_iface,
-            "server_iface": self._config.server_iface,
-            "ports": str(self._config.ports),
-            "queue": self._config.queue,
-            "workers": self._config.workers,
-            "pid": os.getpid(),
-            "worker_pids": self._crew.pids or [os.getpid()],
-            "network_namespace": os.stat("/proc/self/ns/net").st_ino,
-            "log_level": self._handler.log_level,
-            "uptime_s": round(time.monotonic() - self._started, 3),
-        }
-
-    def carried(self) -> Iterator[Flow]:
-        """Give the flows that are only the kernel's."""
-        return iter(()) if self._carrying is None else self._carrying.flows()
-
-    def entries(self) -> Iterator[State | str]:
-        """Tell of each entry in the kernel's table of flows what it is."""
-        return iter(()) if self._carrying is None else self._carrying.entries()
-
-    def max_entries(self) -> int:
-        """Tell how many entries that table takes; 0 if there is none."""
-        return 0 if self._carrying is None else self._carrying.max_entries
-
-    def learned_cleared(self, forgotten: Mapping[str, int]) -> None:
-        """Take in that what was learned is forgotten, because somebody asked for it."""
-        self._event(
-            "service.learned_cleared",
-            {
-                "servers": forgotten["servers"],
-                "habits": forgotten["habits"],
-                "cookies": forgotten["cookies"],
-                "refusals": forgotten["refusals"],
-            },
-        )
-
-    async def set_log_level(self, level: str) -> None:
-        """Let all processes write events of that level and above, until SIGHUP.
-
-        Raises:
-            ZeroRttError: a worker does not reply.
-        """
-        was = self._handler.log_level
-        await self._crew.set_log_level(level)
-        if level in ("debug", "info"):  # whichever level lets it be seen
-            self._handler.set_log_level(level)
-        self._event("service.log_level", {"log_level": level, "was": was})
-        self._handler.set_log_level(level)
 
     # --- changing -------------------------------------------------------------------------
 
@@ -447,7 +350,7 @@ class Service:
                 await self._reload()
             except Exception:  # a bug of ours; the settings can be read another time
                 self._journal.fault()
-                self._manager.ready(self._status())
+                self._manager.ready(self._running.summary())
 
     async def _reload(self) -> None:
         """Read the settings again. Flows go on; what cannot change in a running service stays."""
@@ -459,13 +362,13 @@ class Service:
             await self._crew.configure(config)
         except ZeroRttError as error:
             self._event("service.reload_failed", {"error": str(error)})
-            self._manager.ready(f"{self._status()}; settings refused: {error}")
+            self._manager.ready(f"{self._running.summary()}; settings refused: {error}")
             return
-        self._config = config
+        self._config = self._running.config = config
         self._handler.configure(config, config.limits)
         self._handler.set_timer()  # other limits move the flows' timers
         self._event("service.reloaded", {"changed": changed})
-        self._manager.ready(self._status())
+        self._manager.ready(self._running.summary())
 
 
 @contextmanager

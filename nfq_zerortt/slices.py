@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import TypeVar
 
-SLICE_S = 0.00025
+SLICE_S = 0.0002
 """What a packet may have to wait for. A client's SYN is to be answered within a millisecond."""
 
 PAUSE_S = 0.001

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from nfq_zerortt.demo import page, runner, terminal
+from nfq_zerortt.demo import page, runner, stage, terminal
 from nfq_zerortt.demo.interrupt import orderly_end
 from nfq_zerortt.demo.result import to_json
 from nfq_zerortt.errors import ConfigError
@@ -62,7 +62,7 @@ def demo(rtt: str, ipv6: bool, report: Path | None, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[runner.Progress]:
+def _progress() -> Iterator[stage.Progress]:
     """Show progress on stderr: a live line on a terminal, plain lines elsewhere."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:

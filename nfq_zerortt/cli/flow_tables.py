@@ -1,10 +1,16 @@
-"""Flows and what was learned, as tables for people: at 80 columns, wider, and in a pipe."""
+"""Flows and what was learned, as tables for people: at 80 columns, wider, and in a pipe.
+
+Of a full table (65,536 flows) rich would make a table in a minute and a half, so it gets what a
+screen can show; longer lists are lines without its help.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+import heapq
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,6 +21,10 @@ from nfq_zerortt.core.states import ENDED
 
 _WIDE = 120  # columns: from there on a flow has one line
 _PIPE_WIDTH = 1000  # nothing is folded, so that grep(1) and awk(1) find it
+_MOST_DRAWN = 1000  # flows
+_GAP = "  "
+
+_NO_FLOWS = "no flows"
 
 Row = Mapping[str, Any]
 _OVER = frozenset(state.name for state in ENDED)
@@ -23,9 +33,10 @@ _OVER = frozenset(state.name for state in ENDED)
 class Screen:
     """Where tables are shown: in a terminal that is watched, the next in the last one's place."""
 
-    def __init__(self, *, learned: bool, live: bool) -> None:
-        self._console = Console(highlight=False)
-        if not self._console.is_terminal:
+    def __init__(self, *, learned: bool, live: bool, console: Console | None = None) -> None:
+        """``console``: another one than that of stdout."""
+        self._console = console or Console(highlight=False)
+        if console is None and not self._console.is_terminal:
             self._console = Console(highlight=False, width=_PIPE_WIDTH)
         self._learned = learned
         self._live: Live | None = None
@@ -37,22 +48,35 @@ class Screen:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Iterable[Row]) -> None:
         """Show them, as of now."""
-        narrow = self._console.is_terminal and self._console.width < _WIDE
-        if self._live is not None and not self._learned:
+        if self._learned:
+            self._draw(learned_table(list(rows)))
+        elif self._live is not None:
             # A screen shows a part: what lives first, the newest of it first.
-            rows = sorted(rows, key=lambda row: (row["state"] in _OVER, -row["flow_id"]))
-        shown = learned_table(rows) if self._learned else flow_table(rows, narrow=narrow)
+            first = heapq.nsmallest(
+                self._console.height, rows, lambda row: (row["state"] in _OVER, -row["flow_id"])
+            )
+            self._draw(flow_table(first, narrow=self._narrow))
+        elif not self._console.is_terminal:
+            self._print(flow_lines(rows))
+        else:
+            there = iter(rows)
+            some = list(islice(there, _MOST_DRAWN + 1))
+            if len(some) > _MOST_DRAWN:
+                self._print(flow_lines(chain(some, there)))
+            else:
+                self._draw(flow_table(some, narrow=self._narrow))
+
+    @property
+    def _narrow(self) -> bool:
+        return self._console.is_terminal and self._console.width < _WIDE
+
+    def _draw(self, shown: RenderableType) -> None:
         if self._live is not None:
             self._live.update(shown, refresh=True)
         elif self._console.is_terminal:
@@ -60,32 +84,75 @@ class Screen:
         else:
             with self._console.capture() as captured:
                 self._console.print(shown)
-            for line in captured.get().splitlines():
-                print(line.rstrip())
+            self._print(captured.get().splitlines())
+
+    @staticmethod
+    def _print(lines: Iterable[str]) -> None:
+        for line in lines:
+            print(line.rstrip())
+        sys.stdout.flush()  # whoever watches reads it now
+
+
+def flow_lines(flows: Iterable[Row]) -> Iterator[str]:
+    """Give the table of :func:`flow_table` as lines, one for each flow, however many there are."""
+    rows = [_cells(flow, " ", " / ") for flow in flows]
+    if not rows:
+        yield _NO_FLOWS
+        return
+    headings = _headings(" ", " / ")
+    widths = [len(heading.text) for heading in headings]
+    for row in rows:
+        widths = list(map(max, widths, map(len, row)))
+    for row in chain([tuple(heading.text for heading in headings)], rows):
+        yield _GAP.join(
+            cell.rjust(width) if heading.right else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, headings, strict=True)
+        )
 
 
 def flow_table(flows: Sequence[Row], *, narrow: bool) -> RenderableType:
     """Return the flows as a table; ``narrow``: two lines for each."""
     if not flows:
-        return Text("no flows")
+        return Text(_NO_FLOWS)
     mark, join = ("\n", "\n") if narrow else (" ", " / ")
-    table = _table(f"client >{mark}server")
-    for heading in ("state", f"strategy{mark}path"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("RTT ms", f"saved ms:{mark}connect{join}data", f"bytes:{mark}out{join}in"):
-        table.add_column(heading, no_wrap=True, justify="right")
-    table.add_column("Fast Open", no_wrap=True)
+    first, *others = _headings(mark, join)
+    table = _table(first.text)
+    for heading in others:
+        table.add_column(heading.text, no_wrap=True, justify="right" if heading.right else "left")
     for flow in flows:
-        table.add_row(
-            Text(f"{flow['client']} >{mark}{flow['server']}"),
-            flow["state"],
-            f"{flow['strategy']}{mark}{flow['data_path']}",
-            _ms(flow["server_rtt_ms"]),
-            _ms(flow["connected_earlier_ms"]) + join + _ms(flow["data_earlier_ms"]),
-            _count(flow["bytes_to_server"]) + join + _count(flow["bytes_to_client"]),
-            _fast_open(flow, mark),
-        )
+        name, *cells = _cells(flow, mark, join)
+        table.add_row(Text(name), *cells)
     return table
+
+
+class _Heading(NamedTuple):
+    text: str
+    right: bool = False
+
+
+def _headings(mark: str, join: str) -> tuple[_Heading, ...]:
+    return (
+        _Heading(f"client >{mark}server"),
+        _Heading("state"),
+        _Heading(f"strategy{mark}path"),
+        _Heading("RTT ms", right=True),
+        _Heading(f"saved ms:{mark}connect{join}data", right=True),
+        _Heading(f"bytes:{mark}out{join}in", right=True),
+        _Heading("Fast Open"),
+    )
+
+
+def _cells(flow: Row, mark: str, join: str) -> tuple[str, ...]:
+    """Return what stands below the headings."""
+    return (
+        f"{flow['client']} >{mark}{flow['server']}",
+        flow["state"],
+        f"{flow['strategy']}{mark}{flow['data_path']}",
+        _ms(flow["server_rtt_ms"]),
+        _ms(flow["connected_earlier_ms"]) + join + _ms(flow["data_earlier_ms"]),
+        _count(flow["bytes_to_server"]) + join + _count(flow["bytes_to_client"]),
+        _fast_open(flow, mark),
+    )
 
 
 def learned_table(servers: Sequence[Row]) -> RenderableType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 from nfq_zerortt.cli.asking import control_socket_option, socket_path
 from nfq_zerortt.core.remembered import by_server
 from nfq_zerortt.errors import ConfigError
-from nfq_zerortt.observe.control_client import ask
+from nfq_zerortt.observe.control_client import ask, ask_each
 
 _AGAIN_S = 1.0
 
@@ -46,16 +46,25 @@ def _clear(path: Path, *, as_json: bool) -> None:
 
 
 def _show(path: Path, *, as_json: bool, watch: bool, learned: bool) -> None:
-    def fetch() -> list[dict[str, Any]]:
-        return by_server(ask(path, "learned")) if learned else ask(path, "flows")
+    def fetch() -> Iterable[dict[str, Any]]:
+        return by_server(ask(path, "learned")) if learned else ask_each(path, "flows")
 
     if as_json:
-        _repeat(lambda: click.echo(json.dumps(fetch())), watch=watch)
+        _repeat(lambda: _print_array(fetch()), watch=watch)
         return
     from nfq_zerortt.cli.flow_tables import Screen  # noqa: PLC0415 - rich takes its time
 
     with Screen(learned=learned, live=watch) as screen:
         _repeat(lambda: screen.show(fetch()), watch=watch)
+
+
+def _print_array(records: Iterable[dict[str, Any]]) -> None:
+    """Print them as they come, in one line: there may be very many."""
+    before = "["
+    for record in records:
+        click.echo(before + json.dumps(record), nl=False)
+        before = ", "
+    click.echo("[]" if before == "[" else "]")
 
 
 def _repeat(step: Callable[[], None], *, watch: bool) -> None:

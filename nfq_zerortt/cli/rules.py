@@ -117,7 +117,8 @@ def _remove(queue: int) -> None:
     if running is not None:
         click.echo(
             f"warning: queue {queue} is in use (netlink port {running}, as a rule the process id): "
-            "that service gets no packets any more; stop or restart it",
+            "a service that sets its rules itself sets them again within seconds, and one with "
+            "--no-rules gets no packets any more; stop or restart it",
             err=True,
         )
 

@@ -9,6 +9,8 @@ import click
 
 from nfq_zerortt import config as settings
 from nfq_zerortt.cli.completing import interfaces, one_of
+from nfq_zerortt.notify import ServiceManager
+from nfq_zerortt.starting import made_when_possible
 
 
 @click.command()
@@ -81,4 +83,4 @@ def run(file: Path | None, **flags: Any) -> None:
     config = read()
     from nfq_zerortt.service import Service  # noqa: PLC0415 - needs a library that must be built
 
-    Service(config, read).run()
+    made_when_possible(lambda: Service(config, read), ServiceManager()).run()

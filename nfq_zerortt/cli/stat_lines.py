@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nfq_zerortt.cli.words import milliseconds, short, span
 from nfq_zerortt.observe.metrics import quantile
+from nfq_zerortt.readable import listed, milliseconds, short, span
 
 Record = Mapping[str, Any]
 
@@ -77,15 +77,6 @@ def service(about: Record) -> str:
         f"{about['client_iface']} > {about['server_iface']}, up {span(about['uptime_s'])}, "
         f"pid {about['pid']}, {processes}"
     )
-
-
-def listed(counts: Mapping[str, int]) -> str:
-    """Write the counts that are not 0, the highest first: "12: 10 hold, 2 observe"."""
-    there = sorted((-count, name) for name, count in counts.items() if count)
-    if not there:
-        return "none"
-    parts = ", ".join(f"{-count:,} {name}" for count, name in there)
-    return parts if len(there) == 1 else f"{sum(counts.values()):,}: {parts}"
 
 
 def _times(histogram: Record) -> str:

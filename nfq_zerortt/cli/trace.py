@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -78,6 +80,7 @@ def trace(
     interfaces = _interfaces(service, client_iface, server_iface)
     from nfq_zerortt.tracing import selection, tracer  # noqa: PLC0415 - only if it is to be done
     from nfq_zerortt.tracing.files import Files  # noqa: PLC0415
+    from nfq_zerortt.tracing.stdout import StandardOutput  # noqa: PLC0415
     from nfq_zerortt.tracing.taking import Taking  # noqa: PLC0415
 
     chosen = selection.Selection()
@@ -89,7 +92,8 @@ def trace(
         Taking(interfaces, chosen.expression(), snaplen or _SNAPLEN) as taking,
     ):
         head = tracer.head(interfaces, snaplen or _SNAPLEN, service.sentence())
-        files = Files(file, head, int((ring or 0) * _MB), keep)
+        out = StandardOutput(_or_late(asked_to_end, duration)) if file == "-" else file
+        files = Files(out, head, int((ring or 0) * _MB), keep)
         try:
             _say(f"tracing {interfaces[0]} (clients) and {interfaces[1]} (servers); Ctrl-C ends it")
             summary = tracer.follow(
@@ -156,6 +160,12 @@ class _Service:
         from nfq_zerortt.observe.control_client import ask  # noqa: PLC0415
 
         return ask(socket_path(self._option), request)
+
+
+def _or_late(asked_to_end: Callable[[], bool], duration_s: float | None) -> Callable[[], bool]:
+    """Return what tells whether the trace is to end, from now on."""
+    until = math.inf if duration_s is None else time.monotonic() + duration_s
+    return lambda: asked_to_end() or time.monotonic() >= until
 
 
 def _interfaces(service: _Service, client: str | None, server: str | None) -> tuple[str, str]:

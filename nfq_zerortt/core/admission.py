@@ -61,6 +61,7 @@ class Admission:
         prefixes: Prefixes,
         strategy_named: Callable[[str], Strategy],
         make_room: Callable[[], bool],
+        kernel_is_full: Callable[[], bool],
     ) -> None:
         """``make_room`` forgets a flow that has ended and tells whether there was one."""
         self._policy = policy
@@ -70,9 +71,12 @@ class Admission:
         self._prefixes = prefixes
         self._strategy_named = strategy_named
         self._make_room = make_room
+        self._kernel_is_full = kernel_is_full
 
     def decide(self, syn: SegmentView, side: Side, now: float) -> Strategy | str:
         """Return the strategy by which the connection is played, or why it is left alone."""
+        if self._policy.kernel_full == "pass" and self._kernel_is_full():
+            return "kernel_full"
         reason = self._odd(syn, side)
         if reason is not None:
             return reason

@@ -14,16 +14,12 @@ from nfq_zerortt.core.table import FlowTable
 
 
 def flows(table: FlowTable, now: float) -> Iterator[dict[str, Any]]:
-    """Describe the flows that are in the table now, one at a time, the oldest first.
+    """Describe the flows of the table, one at a time, the oldest first.
 
-    The table may change while this runs: a flow that is gone when its turn comes is left out.
+    The table may change while this runs: a flow that is gone when its turn comes is left out, one
+    that comes is told of, too.
     """
-    paths = table.paths
-    # Only the keys are copied, at once: 131,072 of them take a millisecond.
-    for key in list(paths):
-        path = paths.get(key)
-        if path is not None and key == path.flow.client_key:
-            yield describe_flow(path.flow, now)
+    return (describe_flow(flow, now) for flow in table)
 
 
 def describe_flow(flow: Flow, now: float) -> dict[str, Any]:

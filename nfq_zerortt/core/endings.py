@@ -23,11 +23,20 @@ RESET_BY = {
 
 
 class Endings:
-    """Ends flows, for all parts of one engine; ``limits`` may be replaced."""
+    """Ends flows, for all parts of one engine."""
 
     def __init__(self, limits: Limits, table: FlowTable) -> None:
-        self.limits = limits
+        self._limits = limits
         self._table = table
+
+    def configure(self, limits: Limits) -> None:
+        """Go by other limits from now on; the timers of the flows that are there move with them."""
+        self._limits = limits
+        for flow in self._table:
+            moves = flow.waiting or flow.handed_over is not None
+            if flow.state in TRANSLATING and not moves:
+                end = flow.last_seen + self.linger(flow)
+                self._table.set_timer(flow, end, flow.last_seen)
 
     def linger(self, flow: Flow) -> float:
         """Return for how many seconds of silence a flow with complete handshakes is kept."""
@@ -35,7 +44,7 @@ class Endings:
 
     def patience(self, state: State) -> float:
         """Return the same for flows in that state."""
-        limits = self.limits
+        limits = self._limits
         return {
             State.TIME_WAIT: limits.time_wait_s,
             State.RESET: limits.reset_linger_s,
@@ -88,6 +97,14 @@ class Endings:
                 reset = packets.reset_server(flow, flow.syn_end)
                 yield Send(Side.SERVER, reset, "service_stopped")
         yield report(flow, "flow.reset", reason="service_stopped", by="clientnic")
+
+    def make_room(self) -> bool:
+        """Forget the flow that ended first; tell whether there was one."""
+        ended = self._table.oldest_ended()
+        if ended is None:
+            return False
+        self.forget(ended)
+        return True
 
     def forget(self, flow: Flow) -> None:
         """Take the flow out of the table, and what was held for it out of the account."""

@@ -8,7 +8,7 @@ translated and done. For all else it is asked in this order whose packet it is:
 2. a connection's that passes untouched (:mod:`~nfq_zerortt.core.passing`);
 3. a flow's that the kernel carries (:mod:`~nfq_zerortt.core.handover`): as the first, by a flow
    that is made from the kernel's entry for this packet;
-4. nobody's yet: a SYN may begin a flow (:mod:`~nfq_zerortt.core.admission`), all else passes.
+4. nobody's yet: a SYN may begin a flow (:mod:`~nfq_zerortt.core.beginning`), all else passes.
 
 ICMP errors go by the segment that they quote (:mod:`~nfq_zerortt.core.quotations`). Whatever is
 not understood passes untouched, with a reason.
@@ -23,9 +23,10 @@ from nfq_zerortt.config import Limits
 from nfq_zerortt.core import packets
 from nfq_zerortt.core.actions import Accept, Action, Actions, Drop, Replace, Report, Side
 from nfq_zerortt.core.admission import Admission, Policy
+from nfq_zerortt.core.beginning import Beginning
 from nfq_zerortt.core.endings import Endings
 from nfq_zerortt.core.entries import Carrier
-from nfq_zerortt.core.flow import Flow, Path, flow_name, report
+from nfq_zerortt.core.flow import Flow, Path
 from nfq_zerortt.core.handover import Handover
 from nfq_zerortt.core.handshake import Handshake
 from nfq_zerortt.core.isn import InitialNumbers
@@ -40,7 +41,7 @@ from nfq_zerortt.core.strategies import Strategy, by_name
 from nfq_zerortt.core.stream import Stream
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.wire.errors import CutOffError, NotTcpError, WireError
-from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN
+from nfq_zerortt.wire.flags import FIN, RST, SYN
 from nfq_zerortt.wire.icmp import look_quoted
 from nfq_zerortt.wire.view import SegmentView, look
 
@@ -53,9 +54,16 @@ _OBSERVED = (Accept("observed"),)
 class Engine:
     """All flows of one ClientNIC.
 
-    ``link_mtu`` is the longest packet that the link towards the servers takes, bytes; a new value
-    counts from the next :meth:`configure` on. Times are seconds of one clock that never runs back;
-    the engine never asks for the time.
+    Times are seconds of one clock that never runs back; the engine never asks for the time.
+
+    Attributes:
+        table: the flows, but for those that are the kernel's alone.
+        passing: the connections that pass untouched.
+        memory: what was learned of servers.
+        handover: hands flows over to the kernel, once :meth:`hand_over_to` says so.
+        limits: the bounds that hold now.
+        link_mtu: the longest packet that the link towards the servers takes, bytes; a new value
+            counts from the next :meth:`configure` on.
     """
 
     def __init__(self, strategy: str, limits: Limits, secret: bytes) -> None:
@@ -68,15 +76,14 @@ class Engine:
         """
         self.table = FlowTable()
         self.memory = Memory()
-        self.draining = False
+        self.passing = Passing()
         self.handover: Handover | None = None
         self.limits = limits
         self.link_mtu = ETHERNET_MTU
         self._numbers = InitialNumbers(secret)
-        self.passing = Passing()
         self._endings = Endings(limits, self.table)
         self._prefixes = Prefixes(limits.unanswered_per_prefix)
-        self._count, self._step = 0, 1
+        self._beginning = Beginning(self.table, self.passing, self.memory.refusals)
         self._paths = self.table.paths
         self.configure(Policy(strategy), limits)
 
@@ -86,7 +93,10 @@ class Engine:
         Raises:
             ValueError: there is no such strategy.
         """
-        moved = limits != self.limits
+        if limits != self.limits:
+            self._endings.configure(limits)
+            if not limits.leave_alone_s:
+                self.memory.refusals.clear()
         self.limits = limits
         self._prefixes.size = limits.unanswered_per_prefix
         self._moves = Handshake(
@@ -102,18 +112,18 @@ class Engine:
         self._strategies: dict[str, Strategy] = {}
         for name in policy.strategies:
             self._strategy_named(name)
-        self._endings.limits = limits
-        self._pass_when_full = policy.kernel_full == "pass"
-        self._stream = Stream(self._endings, self._first_packet)
+        first_packet = self._beginning.first_packet
+        self._stream = Stream(self._endings, first_packet)
         self._quotations = Quotations(self._moves, self._endings)
-        self._admission = Admission(
+        self._beginning.admission = Admission(
             policy=policy,
             limits=limits,
             table=self.table,
             refusals=self.memory.refusals,
             prefixes=self._prefixes,
             strategy_named=self._strategy_named,
-            make_room=self._make_room,
+            make_room=self._endings.make_room,
+            kernel_is_full=self._kernel_is_full,
         )
         self._opening = Opening(
             limits=limits,
@@ -122,10 +132,8 @@ class Engine:
             endings=self._endings,
             stream=self._stream,
             strategy_of=self._strategy_of,
-            first_packet=self._first_packet,
+            first_packet=first_packet,
         )
-        if moved:
-            self._move_timers()
 
     def hand_over_to(self, carrier: Carrier, seed: int, count: int) -> Handover:
         """Hand flows over to ``carrier`` from now on.
@@ -134,7 +142,7 @@ class Engine:
         """
         self.handover = Handover(carrier, self.table, self._endings, seed)
         self.passing.entries = self.handover.entries
-        self._count_on(count)
+        self._beginning.count_on(count)
         return self.handover
 
     def number_by(self, first: int, step: int) -> None:
@@ -142,20 +150,11 @@ class Engine:
 
         So that several engines, with one step, never give the same number.
         """
-        highest, self._count, self._step = self._count, first - step, step
-        self._count_on(highest)
-
-    def _count_on(self, highest: int) -> None:
-        """See that the next number is higher than that."""
-        self._count += max((highest - self._count) // self._step, 0) * self._step
-
-    def _next_number(self) -> int:
-        self._count += self._step
-        return self._count
+        self._beginning.number_by(first, step)
 
     def take_in(self, flow: Flow, now: float) -> Actions:
         """Go on with a flow that the kernel has carried for an earlier process."""
-        self._count_on(flow.number)
+        self._beginning.count_on(flow.number)
         if flow.state in ENDED and flow.ended:
             flow.dissolve()
             return []
@@ -171,15 +170,8 @@ class Engine:
             return "none"
         return "kernel" if self.handover is not None and self.handover.takes(flow) else "python"
 
-    def _move_timers(self) -> None:
-        """Let new limits count for the flows that are there."""
-        if not self.limits.leave_alone_s:
-            self.memory.refusals.clear()
-        for flow in self.table:
-            moves = flow.waiting or flow.handed_over is not None
-            if flow.state in TRANSLATING and not moves:
-                end = flow.last_seen + self._endings.linger(flow)
-                self.table.set_timer(flow, end, flow.last_seen)
+    def _kernel_is_full(self) -> bool:
+        return self.handover is not None and self.handover.entries.is_full
 
     def _strategy_named(self, name: str) -> Strategy:
         if name not in self._strategies:
@@ -248,7 +240,7 @@ class Engine:
             path = self.handover.path_of(view.flow_key, side)
             if path is not None:
                 return self._of_entry(self.handover, path, view, now)
-        return self._first_packet(view, side, now)
+        return self._beginning.first_packet(view, side, now)
 
     def _of_flow(self, path: Path, view: SegmentView, now: float) -> Actions:
         flow = path.flow
@@ -270,7 +262,7 @@ class Engine:
             self.passing.add(view, now)
         said = handover.look_after(flow.client_key, now)
         flow.dissolve()
-        return [*self._first_packet(view, path.side, now), *said]
+        return [*self._beginning.first_packet(view, path.side, now), *said]
 
     def _of_carried(self, handover: Handover, path: Path, view: SegmentView, now: float) -> Actions:
         flow = path.flow
@@ -333,67 +325,6 @@ class Engine:
         reason = "malformed: too long for the queue"
         return [Drop("too_long"), Report("packet.malformed", 0, "", {"reason": reason})]
 
-    # --- packets of no known flow ---------------------------------------------------------
-
-    def _first_packet(self, view: SegmentView, side: Side, now: float) -> Actions:
-        """Begin a flow with a client's SYN; let everything else pass."""
-        if self.passing.knows(view, now):
-            return self._passes(view, side, now)
-        if not view.flags & SYN or view.flags & ACK:
-            return self._pass(view, "mid_stream", now)
-        if self.draining:
-            return self._pass(view, "service_stopping", now)
-        if self._pass_when_full and self.handover and self.handover.entries.is_full:
-            return self._pass(view, "kernel_full", now)
-        decided = self._admission.decide(view, side, now)
-        if isinstance(decided, str):
-            return self._pass(view, decided, now)
-        return self._new_flow(view, decided, now)
-
-    def _passes(self, view: SegmentView, side: Side, now: float) -> Actions:
-        """Deal with a packet of a connection that passes untouched.
-
-        Also a SYN: again the one that was let pass, or a stranger's guess.
-        """
-        if view.flags & SYN:
-            if view.flags & ACK and side is Side.SERVER:
-                self.memory.refusals.forget(view.source)
-        elif not view.fragment:
-            client_key = view.flow_key if side is Side.CLIENT else view.reply_key
-            self.passing.hand_over(client_key, now)
-        return [Accept("bypassed")]
-
-    def _make_room(self) -> bool:
-        """Forget the flow that ended first; tell whether there was one."""
-        ended = self.table.oldest_ended()
-        if ended is None:
-            return False
-        self._endings.forget(ended)
-        return True
-
-    def _pass(
-        self, view: SegmentView, reason: str, now: float, number: int | None = None
-    ) -> Actions:
-        """Let a connection pass untouched from now on, and say so once."""
-        self.passing.add(view, now)
-        if number is None:
-            number = self._next_number()
-        said = Report("flow.bypassed", number, flow_name(view), {"reason": reason})
-        return [Accept(reason), said]
-
-    def _new_flow(self, syn: SegmentView, strategy: Strategy, now: float) -> Actions:
-        self.passing.forget(syn)
-        flow = Flow.begun(self._next_number(), syn, strategy.name, now)
-        self.table.add(flow)
-        received = report(
-            flow,
-            "flow.syn_received",
-            strategy=flow.strategy,
-            isn_client=flow.isn_client,
-            options=flow.client_options.describe(),
-        )
-        return [received, *strategy.on_syn(flow, syn, now)]
-
     def withdraw(self, syn: bytes, now: float) -> Actions:
         """Let a SYN pass untouched after all: the SYN-ACK for it could not be sent.
 
@@ -406,7 +337,7 @@ class Engine:
             number = path.flow.number
             self._moves.confirmed(path.flow, now)  # nothing went out
             self._endings.forget(path.flow)
-        return self._pass(view, "syn_ack_not_sent", now, number)
+        return self._beginning.let_pass(view, "syn_ack_not_sent", now, number)
 
     def find(self, raw: bytes) -> Flow | None:
         """Return the flow that a packet belongs to, or None."""
@@ -455,6 +386,10 @@ class Engine:
         return [*said, *self._endings.close(flow, Event.TIMEOUT, "timeout")]
 
     # --- the end of the service -----------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take on no new flow any more: what would have been one passes untouched."""
+        self._beginning.draining = True
 
     def has_live_flows(self) -> bool:
         """Tell whether a connection depends on us that has not come to its end."""

@@ -68,6 +68,7 @@ class Flow:
         handed_over: since when the kernel carries the flow, or None; ``ticket`` names that
             hand-over, ``kept`` says that there will be none any more, ``superseded`` that another
             connection has its 4-tuple now, ``passing`` that it is none of ours and only passes.
+        earlier, later: its neighbours on the table's roll (:mod:`nfq_zerortt.core.roll`).
     """
 
     __slots__ = (
@@ -82,6 +83,7 @@ class Flow:
         "deadline",
         "doubtful",
         "duplicates",
+        "earlier",
         "early_end",
         "ended",
         "fast_open",
@@ -95,6 +97,7 @@ class Flow:
         "isn_spoofed",
         "kept",
         "last_seen",
+        "later",
         "name",
         "number",
         "observed",
@@ -176,6 +179,8 @@ class Flow:
         self.server_rtt = 0.0
         self.deadline = now
         self.scheduled: float | None = None
+        self.earlier: Flow | None = None
+        self.later: Flow | None = None
         to_server, to_client = Direction.pair(self.held.start)
         self.from_client = Path(self, Side.CLIENT, to_server)
         self.from_server = Path(self, Side.SERVER, to_client)

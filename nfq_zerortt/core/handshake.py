@@ -19,6 +19,7 @@ from nfq_zerortt.core.isn import InitialNumbers
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.negotiation import (
     ETHERNET_MTU,
+    Offer,
     learned_from,
     make_offer,
     mss_for,
@@ -29,6 +30,7 @@ from nfq_zerortt.core.prefixes import Prefixes
 from nfq_zerortt.core.states import Event, State
 from nfq_zerortt.core.table import FlowTable
 from nfq_zerortt.ports import PortSet
+from nfq_zerortt.wire.options import OptionSet
 from nfq_zerortt.wire.seqnum import add, distance, within
 from nfq_zerortt.wire.view import TCP_HEADER, SegmentView
 
@@ -255,12 +257,21 @@ class Handshake:
         assert flow.offer is not None
         granted = view.readable_options
         flow.isn_server = view.seq
-        carried = flow.carried = distance(flow.held.start, view.ack)
-        cookie = granted.fast_open or b""
+        flow.carried = distance(flow.held.start, view.ack)
         # Which SYN was answered is not known; the longer time does less harm: the next SYN waits
         # long enough to tell.
         flow.server_rtt = now - flow.syn_left_at
         delta = add(flow.isn_server, -flow.isn_spoofed)
+        self._translate_by(delta, flow, flow.offer, view, granted)
+        self._learn(flow, flow.offer, view, granted, now)
+        flow.apply(Event.SERVER_SYN_ACK)
+        said = self.syn_ack_report(flow, view, delta)
+        return [Drop("syn_ack_captured"), said, *self._acknowledge_early(flow, view)]
+
+    def _translate_by(
+        self, delta: int, flow: Flow, offer: Offer, view: SegmentView, granted: OptionSet
+    ) -> None:
+        """Set how each direction is translated, and how far both sides have come by now."""
         to_server, to_client = flow.to_server, flow.to_client
         to_server.ack_shift = delta
         to_client.seq_shift = -delta
@@ -268,31 +279,20 @@ class Handshake:
         to_client.last_ack = view.ack
         to_server.last_ack = to_client.next_seq
         to_server.next_seq = view.ack
-        to_server.octets = carried
-        if flow.offer.timestamps and granted.timestamps is not None:
+        to_server.octets = flow.carried
+        if offer.timestamps and granted.timestamps is not None:
             # The client echoes the spoofed timestamp in its early segments. Shifted, that is
             # the very value of the SYN-ACK; a server with SYN cookies reads its options back
             # from it.
             tau = add(self._first_tsval(flow, granted.timestamps[0]), -flow.tsval_spoofed)
             to_server.tsecr_shift = tau
             to_client.tsval_shift = -tau
-        settle(flow.offer, flow.client_options, granted, to_server, to_client)
+        settle(offer, flow.client_options, granted, to_server, to_client)
         flow.note_scales(granted)
         to_client.window = view.window >> to_client.scale  # never scaled in a SYN-ACK
         mss = mss_of(granted, ipv6=flow.ipv6)
-        if mss < flow.offer.mss:
+        if mss < offer.mss:
             flow.from_client.max_packet = (40 if flow.ipv6 else 20) + TCP_HEADER + mss
-        known = self.memory.recall(flow.server, now)
-        rtt = min(flow.server_rtt, _LONGEST_ROUND_TRIP_S)
-        if flow.attempts > 1 and known is not None:
-            rtt = known.rtt  # which SYN was answered is not known (RFC 6298, section 3)
-        self.memory.learn(flow.server, learned_from(flow.offer, view, rtt, now, known))
-        if not flow.held:
-            self.memory.fast_open.note_late(flow.server, now)
-        self._learn_fast_open(flow, cookie, carried > 0, now)
-        flow.apply(Event.SERVER_SYN_ACK)
-        said = self.syn_ack_report(flow, view, delta)
-        return [Drop("syn_ack_captured"), said, *self._acknowledge_early(flow, view)]
 
     @staticmethod
     def _first_tsval(flow: Flow, tsval: int) -> int:
@@ -306,12 +306,27 @@ class Handshake:
                 tsval = stamps[0]
         return tsval
 
-    def _learn_fast_open(self, flow: Flow, cookie: bytes, accepted: bool, now: float) -> None:
+    def _learn(
+        self, flow: Flow, offer: Offer, view: SegmentView, granted: OptionSet, now: float
+    ) -> None:
+        """Remember of the server what its SYN-ACK shows."""
+        known = self.memory.recall(flow.server, now)
+        rtt = min(flow.server_rtt, _LONGEST_ROUND_TRIP_S)
+        if flow.attempts > 1 and known is not None:
+            rtt = known.rtt  # which SYN was answered is not known (RFC 6298, section 3)
+        self.memory.learn(flow.server, learned_from(offer, view, rtt, now, known))
+        if not flow.held:
+            self.memory.fast_open.note_late(flow.server, now)
         if flow.fast_open == "none":
             return
-        data = flow.fast_open != "request"
-        repeated, with_cookie = flow.attempts > 1, flow.fast_open == "cookie"
-        outcome = Outcome(data, accepted, cookie, repeated, flow.syn_left_at, with_cookie)
+        outcome = Outcome(
+            data=flow.fast_open != "request",
+            accepted=flow.carried > 0,
+            cookie=granted.fast_open or b"",
+            lost=flow.attempts > 1,
+            left_at=flow.syn_left_at,
+            with_cookie=flow.fast_open == "cookie",
+        )
         self.memory.fast_open.note_outcome(flow.client_address, flow.server, outcome, now)
 
     def _acknowledge_early(self, flow: Flow, view: SegmentView) -> Iterator[Action]:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from nfq_zerortt.core.flow import Flow, Path
+from nfq_zerortt.core.roll import Roll
 from nfq_zerortt.core.states import ENDED, HALF_OPEN
 
 _LONGEST_WAIT = 60.0
@@ -25,6 +26,7 @@ class FlowTable:
     def __init__(self) -> None:
         self.paths: dict[bytes, Path] = {}
         self.held_cost = 0
+        self._roll = Roll()
         self._timers: list[tuple[float, int, Flow]] = []
         self._order = itertools.count()
         self._half_open: set[Flow] = set()
@@ -34,7 +36,8 @@ class FlowTable:
         return len(self.paths) // 2
 
     def __iter__(self) -> Iterator[Flow]:
-        return (path.flow for key, path in self.paths.items() if key == path.flow.client_key)
+        """Give the flows, the oldest first; the table may change meanwhile."""
+        return iter(self._roll)
 
     @property
     def half_open(self) -> int:
@@ -45,6 +48,7 @@ class FlowTable:
         """Take in a flow."""
         self.paths[flow.client_key] = flow.from_client
         self.paths[flow.server_key] = flow.from_server
+        self._roll.append(flow)
         self._half_open.add(flow)
 
     def changed(self, flow: Flow) -> None:
@@ -65,6 +69,7 @@ class FlowTable:
         if self.paths.get(flow.client_key) is flow.from_client:
             del self.paths[flow.client_key]
             del self.paths[flow.server_key]
+            self._roll.remove(flow)
             flow.dissolve()
 
     def set_timer(self, flow: Flow, deadline: float, now: float) -> None:

@@ -28,41 +28,21 @@ from nfq_zerortt.demo.verdict import (
     sentences,
 )
 from nfq_zerortt.demo.work import BULK, FIRST, SMALL, Work
-from nfq_zerortt.observe import ladder, ladder_svg, svg, timeseq
+from nfq_zerortt.observe import ladder, ladder_svg, sheet, svg, timeseq
 from nfq_zerortt.observe.records import Tap, of_connection
 
-# Orange, blue and green of Okabe and Ito, darker or lighter; line and shape differ, too.
 _STYLE = """
-:root {
-  color-scheme: light dark;
-  --page: #ffffff; --text: #1b1f24; --muted: #5b6470; --grid: #d9dee4; --panel: #f5f7f9;
-  --direct: #b85000; --hold: #0067a3; --hold-soft: #cfe3f1; --fastopen: #00694a;
-  --good: #00694a; --bad: #a1260d;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #14181d; --text: #e8ebee; --muted: #a2abb5; --grid: #343b44; --panel: #1c2229;
-    --direct: #f0a04b; --hold: #5db6ec; --hold-soft: #1f3f55; --fastopen: #4fd1a5;
-    --good: #4fd1a5; --bad: #ff9580;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 68rem;
-  background: var(--page); color: var(--text);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
-}
+body { max-width: 68rem; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .3rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
-p { max-width: 46rem; margin: .5rem 0; }
+p { margin: .5rem 0; }
 .lead { color: var(--muted); }
 .verdict { border-left: 4px solid var(--hold); padding: .1rem 0 .1rem .9rem; margin: 1rem 0; }
 .verdict p:nth-child(-n+2) { font-size: 1.08rem; }
 .bad { color: var(--bad); font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .7rem .28rem 0; text-align: left; vertical-align: top; }
+th, td { padding: .28rem .7rem .28rem 0; }
 td.number, th.number { text-align: right; }
 thead th, tr.group th { border-bottom: 1px solid var(--grid); }
 tr.group th { padding-top: .9rem; }
@@ -70,7 +50,7 @@ tr.group th { padding-top: .9rem; }
   display: grid; gap: 1.2rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(23rem, 100%), 1fr));
 }
-figure { margin: 0; background: var(--panel); border-radius: 6px; padding: .7rem; }
+figure { background: var(--panel); border-radius: 6px; padding: .7rem; }
 figure .halo { stroke: var(--panel); }
 figcaption { color: var(--muted); font-size: .9rem; margin-top: .4rem; }
 h3 { font-size: 1rem; margin: 1rem 0 0; }
@@ -105,12 +85,6 @@ summary { cursor: pointer; margin-top: .6rem; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
 }
 @media print {
-  :root {
-    color-scheme: light;
-    --page: #ffffff; --text: #000000; --muted: #444444; --grid: #cccccc; --panel: #ffffff;
-    --direct: #b85000; --hold: #0067a3; --hold-soft: #dddddd; --fastopen: #00694a;
-    --good: #00694a; --bad: #a1260d;
-  }
   html { font-size: 12px; }
   body { font-size: 1rem; padding: 0; max-width: none; }
   p, ul { max-width: none; }
@@ -194,15 +168,13 @@ def page(result: Result) -> str:
         "<p>As root, on Linux; it makes network namespaces of its own and removes them.</p>",
     ]
     style = _STYLE + svg.STYLE + overview.STYLE + ladder_svg.STYLE + timeseq.STYLE + dots.STYLE
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return sheet.document(title, style, body)
 
+
+_ONLY_ONE = (
+    "There is one first contact each way: what stands there is no median, and a difference "
+    "may be chance."
+)
 
 _SECTIONS = (
     "In one picture",
@@ -273,7 +245,7 @@ def _table(result: Result) -> str:
     head = (
         '<thead><tr><th>median, ms</th><th class="number">direct</th>'
         '<th class="number">hold</th><th class="number">fastopen</th>'
-        "<th>gain of hold</th><th>gain of fastopen</th></tr></thead>"
+        "<th>gain of hold, ms</th><th>gain of fastopen, ms</th></tr></thead>"
     )
     rows = []
     for work in result.works:
@@ -282,8 +254,8 @@ def _table(result: Result) -> str:
         rows.append(f'<tr class="group"><th colspan="6">{escape(count)}</th></tr>')
         rows += [_table_row(result, work, figure) for figure in _figures(work)]
     table = f'<div class="wide"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
-    line = refused(result)
-    return table if line is None else f"{table}<p>{escape(line)}</p>"
+    lines = [line for line in (_ONLY_ONE, refused(result)) if line is not None]
+    return table + "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 def _table_row(result: Result, work: Work, figure: Figure) -> str:
@@ -292,9 +264,9 @@ def _table_row(result: Result, work: Work, figure: Figure) -> str:
         gain = result.gain_ms(through, work, figure)
         # On a narrow screen the line shall break before the number of round trips.
         shown = escape(gain_text(gain, result.rtt_ms)).replace(" RTT", "\u00a0RTT")
-        if gain is not None and is_gain(gain, result.rtt_ms):
+        if gain is not None and is_gain(gain, result.rtt_ms) and work.connections > 1:
             shown = f'<span class="good">{shown}</span>'
-        gains += f'<td data-of="gain of {through.way}">{shown}</td>'
+        gains += f'<td data-of="gain of {through.way}, ms">{shown}</td>'
     medians = ((run.way, run.median(work, figure)) for run in result.runs)
     cells = "".join(
         f'<td class="number" data-of="{way}">{"-" if value is None else f"{value:.1f}"}</td>'
@@ -410,7 +382,7 @@ def _environment(result: Result) -> str:
         ("nfq_zerortt", found.version),
         ("kernel", f"Linux {found.kernel}"),
         ("Python", found.python),
-        ("CPUs", f"{found.cpus}, load average before the runs {found.load:.2f}"),
+        ("CPUs", _processors(found.cpus, found.load)),
         ("WAN", f"round trip {result.rtt_ms:g} ms by {found.wan} on servernic, no loss, no limit"),
     ]
     if late is not None:
@@ -447,6 +419,13 @@ def _environment(result: Result) -> str:
             )
         )
     return _definitions(entries)
+
+
+def _processors(cpus: int, load: float) -> str:
+    text = f"{cpus}, load average before the runs {load:.2f}"
+    if load <= cpus:
+        return text
+    return f"{text}: a busy machine, and what was measured has waited for a processor, too"
 
 
 def _command(result: Result) -> str:

@@ -83,7 +83,7 @@ def _row(result: Result, work: Work, figure: Figure) -> Text:
     texts = [gain_text(gain, result.rtt_ms) for gain in gains]
     row = Text(_line(f" {figure.name}", shown, texts))
     for gain, text in zip(gains, texts, strict=True):
-        if gain is not None and is_gain(gain, result.rtt_ms):
+        if gain is not None and is_gain(gain, result.rtt_ms) and work.connections > 1:
             row.highlight_words([text], style="bold green")
     return row
 

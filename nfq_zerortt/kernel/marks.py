@@ -13,8 +13,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nfq_zerortt.kernel import firewall
+from nfq_zerortt.kernel import listed_rules
 from nfq_zerortt.kernel.declarations import FAMILIES
+from nfq_zerortt.kernel.table_walk import TCP, Passage, Walk
 
 _HOOKS = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "FORWARD")}
 """Where it could happen; what is untracked does not meet the table nat."""
@@ -34,14 +35,14 @@ def cleared_by(bit: int, client_iface: str | None, server_iface: str | None) -> 
     ways = [(client_iface, server_iface), (server_iface, client_iface)]
     for family in FAMILIES:
         for variant in ("legacy", "nft"):
-            command = f"{firewall.COMMANDS[family]}-{variant}"
+            command = f"{listed_rules.COMMANDS[family]}-{variant}"
             for table, hooks in _HOOKS.items():
-                rules = firewall.listed(family, command, table)
+                rules = listed_rules.of_iptables(family, command, table)
                 for hook, (came_in, goes_out) in itertools.product(hooks, ways) if rules else ():
-                    passage = firewall.Passage(came_in, goes_out, firewall.TCP, hook)
+                    passage = Passage(came_in, goes_out, TCP, hook)
                     found += [
                         f"{command} -t {table}: {shlex.join(words)}"
-                        for words in firewall.Walk(rules, passage).may_meet()
+                        for words in Walk(rules, passage).may_meet()
                         if _changes(words, bit)
                     ]
     found += _nft(bit)
@@ -58,12 +59,12 @@ def _changes(words: Sequence[str], bit: int) -> bool:
 
 
 def _nft(bit: int) -> Iterator[str]:
-    objects = firewall.nft_ruleset()
+    ruleset = listed_rules.of_nft()
     hooks = {
         (chain["family"], chain["table"], chain["name"]): chain.get("hook")
-        for chain in (one["chain"] for one in objects if "chain" in one)
+        for chain in ruleset.chains
     }
-    for rule in (one["rule"] for one in objects if "rule" in one):
+    for rule in ruleset.rules:
         place = (rule["family"], rule["table"], rule["chain"])
         # A chain without a hook is one that others jump to: from wherever.
         if hooks.get(place) not in (None, "prerouting", "forward"):

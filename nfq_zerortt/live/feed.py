@@ -1,20 +1,26 @@
-"""Asks the service again and again, beside the screen: a slow answer never holds up a key."""
+"""Asks the service again and again, beside the screen: a slow answer never holds up a key.
+
+What the service counts is asked for once a second. The list of flows is asked for beside that: of
+a full table it takes seconds, and is then asked for less often.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.observe.control_client import ask
+from nfq_zerortt.live.flow import Flow, kept
+from nfq_zerortt.observe.control_client import ask, ask_each
 
 EVERY_S = 1.0
 _SHARE = 4
 """An answer about very many flows takes seconds: so many times as long, nothing is asked."""
+_TELL_EVERY = 4096  # flows
 
 Record = dict[str, Any]
 
@@ -25,19 +31,24 @@ class Snapshot:
 
     Attributes:
         at: when, seconds of the monotonic clock.
+        flows: as they were told of last.
         events: of the flow that is looked into, the oldest first.
         problem: why there is nothing new, if so; then the rest is of earlier.
+        flows_at: when the flows were asked for; None: their first list is still on its way.
+        coming: how many of it are here.
     """
 
     at: float
     stats: Record
-    flows: list[Record]
+    flows: Sequence[Flow]
     events: list[Record] = field(default_factory=list)
     problem: str = ""
+    flows_at: float | None = 0.0
+    coming: int = 0
 
 
-class Feed(threading.Thread):
-    """A thread that asks.
+class Feed:
+    """Two threads that ask.
 
     Attributes:
         latest: what was told last.
@@ -45,52 +56,77 @@ class Feed(threading.Thread):
     """
 
     def __init__(self, path: Path, told: Callable[[], None]) -> None:
-        """Ask once, at once; ``told`` is called, by the thread, when something new is there.
+        """Ask once, at once; ``told`` is called, by a thread, when something new is there.
 
         Raises:
             ZeroRttError: no service answers.
         """
-        super().__init__(daemon=True)
         self.paused = False
         self._path = path
         self._told = told
         self._flow: int | None = None
-        self._asking = threading.Event()
-        self._began = 0.0
-        self.latest = self._ask()
+        self._problems: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self.latest = Snapshot(time.monotonic(), ask(path, "stats"), [], flows_at=None)
+        self._counts = _Repeated(self, self._ask_for_counts)
+        self._flows = _Repeated(self, self._ask_for_flows)
+
+    def start(self) -> None:
+        """Ask until the process ends."""
+        self._flows.start()
+        self._counts.start()
 
     def look_into(self, flow_id: int | None) -> None:
-        """Ask for the events of a flow as well; None: no longer."""
+        """Ask for the events of a flow as well, and do not wait for that; None: no longer."""
         self._flow = flow_id
-        self.ask_now()
+        self._counts.hurry.set()
 
-    def ask_now(self) -> None:
-        """Do not wait for the next time."""
-        self._asking.set()
+    def take(self, name: str, problem: str = "", **news: Any) -> None:
+        """Take in what was told by one of the threads, or why it has nothing to tell."""
+        with self._lock:
+            self._problems[name] = problem
+            problem = next(filter(None, self._problems.values()), "")
+            self.latest = replace(self.latest, problem=problem, **news)
+        self._told()
 
-    def run(self) -> None:
-        """Ask until the process ends."""
-        while True:
-            took = time.monotonic() - self._began
-            wanted = self._asking.wait(max(EVERY_S - took, took * _SHARE))
-            self._asking.clear()
-            if self.paused and not wanted:
-                self._began = time.monotonic()  # the pause is no answer that took so long
-                continue
-            try:
-                self.latest = self._ask()
-            except ZeroRttError as error:
-                old = self.latest
-                self.latest = Snapshot(old.at, old.stats, old.flows, old.events, str(error))
-            self._told()
-
-    def _ask(self) -> Snapshot:
-        self._began = time.monotonic()
+    def _ask_for_counts(self) -> Record:
         events: list[Record] = []
         stats = ask(self._path, "stats")
         at = time.monotonic()
-        flows = ask(self._path, "flows")
         if self._flow is not None:
             events = ask(self._path, "events", flow_id=self._flow)
             events.sort(key=lambda event: str(event["timestamp"]))  # each process has its own
-        return Snapshot(at, stats, flows, events)
+        return {"at": at, "stats": stats, "events": events}
+
+    def _ask_for_flows(self) -> Record:
+        at = time.monotonic()
+        flows = []
+        for flow in ask_each(self._path, "flows", kept):
+            flows.append(flow)
+            if self.latest.flows_at is None and not len(flows) % _TELL_EVERY:
+                self.take("flows", coming=len(flows))
+        return {"flows": flows, "flows_at": at}
+
+
+class _Repeated(threading.Thread):
+    """Asks one thing again and again: once a second, unless the answer takes long."""
+
+    def __init__(self, feed: Feed, asking: Callable[[], Record]) -> None:
+        super().__init__(name=asking.__name__, daemon=True)
+        self.hurry = threading.Event()
+        self._feed = feed
+        self._asking = asking
+
+    def run(self) -> None:
+        took = 0.0
+        wanted = True
+        while True:
+            if wanted or not self._feed.paused:
+                began = time.monotonic()
+                try:
+                    self._feed.take(self.name, **self._asking())
+                except ZeroRttError as error:
+                    self._feed.take(self.name, str(error))
+                took = time.monotonic() - began
+            wanted = self.hurry.wait(max(EVERY_S - took, took * _SHARE))
+            self.hurry.clear()

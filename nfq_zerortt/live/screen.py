@@ -9,22 +9,23 @@ import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
-from nfq_zerortt.cli.stat_lines import listed
-from nfq_zerortt.cli.words import milliseconds, short, span
 from nfq_zerortt.live.feed import Snapshot
+from nfq_zerortt.live.flow import Flow
 from nfq_zerortt.live.ladder import ladder
 from nfq_zerortt.live.ladder import listed as event_lines
 from nfq_zerortt.live.rates import SHARES, WINDOW_S, Rates
-from nfq_zerortt.live.view import FLOWS, HELP, ONE, ORDERS, Flow, View
+from nfq_zerortt.live.view import FLOWS, HELP, ONE, ORDERS, View
+from nfq_zerortt.readable import listed, milliseconds, short, span
 
 HEAD = 6
 """Lines above the flows; on a low screen there are fewer."""
 _LOW = 14  # lines
+_OLD_S = 3.0  # a list of flows that is older says so
 _FLOW_WIDTH = 28  # of addresses and ports: IPv4's longest but for some digits
 _WIDE = 110  # columns: whole words
 _KEY_WIDTH = 20
@@ -52,39 +53,38 @@ KEYS = (
 )
 
 
+class Heading(NamedTuple):
+    """What stands above a column, and how wide the column is."""
+
+    text: str
+    width: int
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Of the table: heading and width. A column with a higher rank goes first if there is no room.
+    """Of the table: what it shows, and its headings on a usual and on a wide screen.
 
-    ``key``: the field of the flow, or a name for what is made of several.
+    ``key``: the field of the flow, or a name for what is made of several. A column with a higher
+    ``rank`` goes first if there is no room; without a ``usual`` heading it is on wide screens only.
     """
 
     key: str
-    heading: str
-    width: int
     rank: int
+    usual: Heading | None
+    wide: Heading
     right: bool = True
 
 
 _COLUMNS = (
-    Column("state", "state", 8, 1, right=False),
-    Column("how", "by", 6, 5, right=False),
-    Column("server_rtt_ms", "RTT ms", 6, 2),
-    Column("connected_earlier_ms", "saved", 6, 6),
-    Column("data_earlier_ms", "data", 6, 4),
-    Column("bytes_to_server", "out", 5, 3),
-    Column("bytes_to_client", "in", 5, 3),
-)
-_WIDE_COLUMNS = (
-    Column("state", "state", 13, 1, right=False),
-    Column("how", "strategy/path", 15, 5, right=False),
-    Column("server_rtt_ms", "RTT ms", 8, 2),
-    Column("connected_earlier_ms", "saved ms", 8, 6),
-    Column("data_earlier_ms", "data ms", 8, 4),
-    Column("bytes_to_server", "out", 6, 3),
-    Column("bytes_to_client", "in", 6, 3),
-    Column("fast_open", "Fast Open", 10, 7, right=False),
-    Column("age_s", "age", 9, 8),
+    Column("state", 1, Heading("state", 8), Heading("state", 13), right=False),
+    Column("how", 5, Heading("by", 6), Heading("strategy/path", 15), right=False),
+    Column("server_rtt_ms", 2, Heading("RTT ms", 6), Heading("RTT ms", 8)),
+    Column("connected_earlier_ms", 6, Heading("saved", 6), Heading("saved ms", 8)),
+    Column("data_earlier_ms", 4, Heading("data", 6), Heading("data ms", 8)),
+    Column("bytes_to_server", 3, Heading("out", 5), Heading("out", 6)),
+    Column("bytes_to_client", 3, Heading("in", 5), Heading("in", 6)),
+    Column("fast_open", 7, None, Heading("Fast Open", 10), right=False),
+    Column("age_s", 8, None, Heading("age", 9)),
 )
 
 
@@ -199,8 +199,13 @@ def _line_of_state(view: View, snapshot: Snapshot, width: int) -> Text:
         return Text("keys", _BOLD)
     if view.mode == ONE and view.looked_at is not None:
         return Text(_paused(view) + f"flow {view.looked_at['flow_id']}", _BOLD)
+    if snapshot.flows_at is None:
+        return Text(f"the list of flows is on its way: {snapshot.coming:,} so far", _DIM)
     order = ORDERS[view.order].name + (", the other way round" if view.reverse else "")
     said = f"{_paused(view)}{len(view):,} shown, by {order}"
+    age = snapshot.at - snapshot.flows_at
+    if age >= _OLD_S:
+        said += f", as of {age:.0f} s ago"
     if not view.ended:
         said += ", without ended ones"
     if view.words and not view.typing:
@@ -217,32 +222,40 @@ def _paused(view: View) -> str:
 
 def _table(view: View, width: int, room: int) -> Iterator[Text]:
     wide = width >= _WIDE
-    columns = _fitting(_WIDE_COLUMNS if wide else _COLUMNS, width)
-    first = width - 1 - sum(column.width + 1 for column in columns)
-    heading = " " + "client>server".ljust(first)
-    for column in columns:
-        heading += " " + _fit(column.heading, column)
-    yield Text(heading, _BOLD)
+    columns = _fitting(width)
+    first = _left_of(columns, width)
+    titles = " " + "client>server".ljust(first)
+    for column, heading in columns:
+        titles += " " + _fit(heading.text, heading.width, right=column.right)
+    yield Text(titles, _BOLD)
     flows, marked = view.page(max(room - 1, 1))
     for number, flow in enumerate(flows):
         line = (">" if number == marked else " ") + _cut(flow["flow"], first).ljust(first)
-        for column in columns:
-            line += " " + _fit(_cell(flow, column.key, wide=wide), column)
+        for column, heading in columns:
+            cell = _cell(flow, column.key, wide=wide)
+            line += " " + _fit(cell, heading.width, right=column.right)
         yield Text(line, _MARK if number == marked else "")
     if not flows:
         yield Text(" no flows" + (" with these words" if view.words else ""), _DIM)
 
 
-def _fitting(columns: Sequence[Column], width: int) -> list[Column]:
-    left = list(columns)
-    while left and width - 1 - sum(column.width + 1 for column in left) < _FLOW_WIDTH:
-        left.remove(max(left, key=lambda column: column.rank))
+def _fitting(width: int) -> list[tuple[Column, Heading]]:
+    """Return the columns for which there is room beside the flows' addresses."""
+    headings = [(one, one.wide if width >= _WIDE else one.usual) for one in _COLUMNS]
+    left = [(column, heading) for column, heading in headings if heading is not None]
+    while left and _left_of(left, width) < _FLOW_WIDTH:
+        left.remove(max(left, key=lambda one: one[0].rank))
     return left
 
 
-def _fit(text: str, column: Column) -> str:
-    text = text[: column.width]
-    return text.rjust(column.width) if column.right else text.ljust(column.width)
+def _left_of(columns: Sequence[tuple[Column, Heading]], width: int) -> int:
+    """Return how wide the flows' own column is beside these."""
+    return width - 1 - sum(heading.width + 1 for _, heading in columns)
+
+
+def _fit(text: str, width: int, *, right: bool) -> str:
+    text = text[:width]
+    return text.rjust(width) if right else text.ljust(width)
 
 
 def _cut(text: str, width: int) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
 
 from nfq_zerortt.core.states import ENDED
+from nfq_zerortt.live.flow import Flow
 
 FLOWS, ONE, HELP = "flows", "one", "help"
 """What is on the screen: all flows, one of them, what the keys do."""
-
-Flow = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +60,35 @@ class View:
         self.looked_at: Flow | None = None
         self.top = 0
         self._flows: list[Flow] = []
+        self._taken: Sequence[Flow] | None = None
+        self._chosen: tuple[object, ...] = ()
         self._marked = 0
 
     # --- the flows ------------------------------------------------------------------------
 
     def take(self, flows: Sequence[Flow]) -> None:
-        """Take in what flows there are now. The mark stays with its flow."""
+        """Take in what flows there are now. The mark stays with its flow.
+
+        Nothing is done if they are the same, and are to be shown as before: of a full table that
+        would take half a second, for every key.
+        """
+        chosen = (self.words, self.ended, self.order, self.reverse)
+        if flows is self._taken and chosen == self._chosen:
+            return
+        self._taken, self._chosen = flows, chosen
         words = self.words.lower().split()
-        shown = [
-            flow
-            for flow in flows
-            if (self.ended or flow["state"] not in _OVER) and _has(flow, words)
-        ]
-        order = ORDERS[self.order].value
-        there = [flow for flow in shown if order(flow) is not None]
-        there.sort(key=lambda flow: (order(flow), flow["flow_id"]), reverse=not self.reverse)
-        self._flows = there + [flow for flow in shown if order(flow) is None]
+        value = ORDERS[self.order].value
+        sorted_ones: list[tuple[float | str, int, Flow]] = []
+        others = []
+        for flow in flows:
+            if (self.ended or flow["state"] not in _OVER) and _has(flow, words):
+                rank = value(flow)
+                if rank is None:
+                    others.append(flow)
+                else:
+                    sorted_ones.append((rank, flow["flow_id"], flow))
+        sorted_ones.sort(key=itemgetter(0, 1), reverse=not self.reverse)
+        self._flows = [flow for _, _, flow in sorted_ones] + others
         self._find_again(flows)
 
     def _find_again(self, flows: Sequence[Flow]) -> None:

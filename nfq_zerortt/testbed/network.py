@@ -3,26 +3,21 @@
     client eth0 -- eth0 clientnic eth1 -- eth1 servernic eth2 -- eth2 server
 
 Both NICs are plain routers (each takes one off the TTL). The WAN's delay, rate
-and faults lie on servernic and act on all that crosses it. Nothing is put into
-the initial namespace: every interface is made where it belongs.
+and faults lie on servernic and act on all that crosses it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from nfq_zerortt.errors import ConfigError, ZeroRttError
-from nfq_zerortt.testbed import congestion, delayline_control, injector_control, shaping, state
+from nfq_zerortt.testbed import congestion, state
 from nfq_zerortt.testbed.commands import (
     CommandError,
     Commands,
@@ -32,53 +27,16 @@ from nfq_zerortt.testbed.commands import (
     require_root,
 )
 from nfq_zerortt.testbed.delayline_control import DelayLineStatus
+from nfq_zerortt.testbed.emulation import Choice, Emulation
+from nfq_zerortt.testbed.hosts import Hosts, HostStatus
 from nfq_zerortt.testbed.injector_control import InjectorStatus
-from nfq_zerortt.testbed.processes import ProcessId, end, end_all_in, pids_in
-from nfq_zerortt.testbed.queue_process_control import Control, Record, mangle
 from nfq_zerortt.testbed.state import State
-from nfq_zerortt.testbed.topology import Host, load_topology
+from nfq_zerortt.testbed.topology import load_topology
 from nfq_zerortt.testbed.wan import DEFAULT_REORDER_MS, First, WanSettings
 
 DEFAULT_NAME = "zerortt"
 
-NETEM = "netem"
-DELAY_LINE = "nfqueue delay line"
-
 _HEALTH_TIMEOUT_S = 5.0
-
-_LINK_DOWN = ("FORWARD", "-j", "DROP")
-
-_NAMESPACES = Path("/run/netns")
-
-_SYSCTLS = (
-    # Replies may come back another way while ClientNIC sends packets of its own.
-    "net.ipv4.conf.all.rp_filter=0",
-    "net.ipv4.conf.default.rp_filter=0",
-    # No duplicate address detection and no router advertisements: addresses work at once.
-    "net.ipv6.conf.all.accept_dad=0",
-    "net.ipv6.conf.default.accept_dad=0",
-    "net.ipv6.conf.all.accept_ra=0",
-    "net.ipv6.conf.default.accept_ra=0",
-    # A connection must not begin with what an earlier one measured.
-    "net.ipv4.tcp_no_metrics_save=1",
-    # The hosts share one kernel, so a packet that a queue's verdict rewrote reaches the receiver
-    # with the memory that the rewriting cost it, twice its own. Counted against the usual first
-    # buffer of 128 kB, that keeps the receiver's window from growing, which between separate
-    # machines it would not: 200 kB at RTT 100 ms then take one round trip more. With room to
-    # spare the window grows alike for packets rewritten or not.
-    "net.ipv4.tcp_rmem=4096 1048576 33554432",
-)
-_ROUTER_SYSCTLS = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-
-
-@dataclass(frozen=True, slots=True)
-class HostStatus:
-    """One host: its namespace, its addresses, and how many processes run in it."""
-
-    name: str
-    namespace: str
-    addresses: tuple[str, ...]
-    processes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +95,7 @@ class Testbed:
         duplicate_percent: float = 0.0,
         lose_first: Sequence[First] = (),
         congestion_control: str = "cubic",
-        emulation: Literal["auto", "netem", "delay-line"] = "auto",
+        emulation: Choice = "auto",
         echo: Echo | None = None,
     ) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name):
@@ -157,10 +115,10 @@ class Testbed:
             tuple(lose_first),
         )
         self._congestion_control = congestion_control
-        self._emulation = emulation
         self._echo = echo
-        # Kept so that servernic's processes are reaped if they end before we do.
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._hosts = Hosts(name, self.topology)
+        wan_host = self.topology.host(self.topology.wan_host)
+        self._wan = Emulation(name, wan_host, self.netns(wan_host.name), emulation)
 
     @classmethod
     def find(cls, name: str = DEFAULT_NAME) -> Self:
@@ -178,12 +136,7 @@ class Testbed:
         self.up()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.down()
 
     @property
@@ -193,10 +146,7 @@ class Testbed:
 
     def netns(self, host: str) -> str:
         """Return the name of the host's network namespace; ConfigError when there is no such."""
-        hosts = self.topology.host_names
-        if host not in hosts:
-            raise ConfigError(f"host {host!r}: must be one of {', '.join(hosts)}")
-        return f"{self.name}-{host}"
+        return self._hosts.netns(host)
 
     def up(self) -> None:
         """Bring it up. What is up and healthy stays, with the WAN set anew; else it is rebuilt."""
@@ -206,12 +156,11 @@ class Testbed:
             commands = Commands(lock, self._echo)
             stored = state.load(self.name)
             if stored is not None and self._problem(commands, stored) is None:
-                self._change_wan(commands, stored, self._settings)
-                for host in self.topology.host_names:
-                    commands.run("ip", "-n", self.netns(host), "tcp_metrics", "flush", "all")
+                self._wan.change(commands, stored, self._settings)
+                self._hosts.forget_connections(commands)
                 return
             if stored is None:
-                self._refuse_namespaces_of_others()
+                self._hosts.refuse_others()
             else:
                 self._clear_away(commands, stored)
             try:
@@ -249,7 +198,7 @@ class Testbed:
                     f"testbed {self.name!r}: {problem}: "
                     f"run `nfq-zerortt testbed up --name {self.name}`"
                 )
-            self._change_wan(commands, stored, settings)
+            self._wan.change(commands, stored, settings)
         self._settings = settings
 
     def status(self) -> TestbedStatus:
@@ -263,25 +212,20 @@ class Testbed:
                     *(None, None, None, None, None, None, None, None),
                 )
             problem = self._problem(Commands(lock), stored)
+            delay_line, injector = self._wan.figures(stored)
             return TestbedStatus(
                 name=self.name,
                 up=problem is None,
                 problem=problem,
-                hosts=tuple(self._host_status(host) for host in self.topology.hosts),
+                hosts=self._hosts.status(),
                 rtt_ms=stored.settings.rtt_ms,
                 loss_percent=stored.settings.loss_percent,
                 rate_mbit=stored.settings.rate_mbit,
                 wan=stored.emulation,
                 congestion_control=stored.congestion_control,
-                delay_line=(
-                    delayline_control.status(self.name, stored.delay_line)
-                    if stored.delay_line
-                    else None
-                ),
+                delay_line=delay_line,
                 settings=stored.settings,
-                injector=(
-                    injector_control.status(self.name, stored.injector) if stored.injector else None
-                ),
+                injector=injector,
             )
 
     @contextmanager
@@ -293,17 +237,13 @@ class Testbed:
         addresses, and its host answer with ICMP errors.
         """
         self._require()
-        self._link_down_rule("-I")
+        with state.locked() as lock:
+            self._wan.take_link_down(Commands(lock, self._echo))
         try:
             yield
         finally:
-            self._link_down_rule("-D")
-
-    def _link_down_rule(self, action: str) -> None:
-        with state.locked() as lock:
-            commands = Commands(lock, self._echo)
-            for program in ("iptables", "ip6tables"):
-                commands.run(*mangle(self._wan_namespace, program, action, *_LINK_DOWN))
+            with state.locked() as lock:
+                self._wan.bring_link_up(Commands(lock, self._echo))
 
     def popen(self, host: str, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
         """Start a command on a host; the keywords are those of subprocess.Popen.
@@ -342,35 +282,15 @@ class Testbed:
         require_root()
         require_programs()
 
-    @property
-    def _namespace_files(self) -> tuple[Path, ...]:
-        return tuple(_NAMESPACES / self.netns(host) for host in self.topology.host_names)
-
-    @property
-    def _wan_namespace(self) -> str:
-        return self.netns(self.topology.wan_host)
-
-    @property
-    def _wan_interfaces(self) -> tuple[str, ...]:
-        host = self.topology.host(self.topology.wan_host)
-        return tuple(interface.name for interface in host.interfaces)
-
-    # Building.
-
     def _build(self, commands: Commands) -> None:
         stored = State(complete=False, settings=self._settings)
         state.save(self.name, stored)
-        commands.run("ip", "-batch", "-", stdin=self._creation())
-        for host in self.topology.hosts:
-            self._configure(commands, host)
+        self._hosts.make(commands)
         got = congestion.set_congestion_control(
-            commands,
-            [self.netns(host) for host in self.topology.host_names],
-            self._congestion_control,
+            commands, self._hosts.namespaces, self._congestion_control
         )
-        stored = replace(stored, congestion_control=got)
-        stored = self._build_wan(commands, stored)
-        stored = replace(self._set_faults(commands, stored, self._settings), complete=True)
+        stored = self._wan.begin(commands, replace(stored, congestion_control=got))
+        stored = replace(stored, complete=True)
         self._await_health(Commands(commands.held_fd), stored)
         state.save(self.name, stored)
 
@@ -382,230 +302,16 @@ class Testbed:
                 raise ZeroRttError(f"testbed {self.name!r} did not come up: {problem}")
             time.sleep(0.01)
 
-    def _creation(self) -> str:
-        lines = [f"netns add {self.netns(host)}" for host in self.topology.host_names]
-        for link in self.topology.links:
-            near, far = (
-                f"name {link.name} netns {self.netns(name)} "
-                f"address {self.topology.host(name).interface(link.name).mac}"
-                for name in link.hosts
-            )
-            lines.append(f"link add {near} type veth peer {far}")
-        return "\n".join(lines) + "\n"
-
-    def _configure(self, commands: Commands, host: Host) -> None:
-        namespace = self.netns(host.name)
-        sysctls = _SYSCTLS + (_ROUTER_SYSCTLS if host.forwards else ())
-        commands.run("ip", "netns", "exec", namespace, "sysctl", "-q", "-w", *sysctls)
-        lines = ["link set lo up"]
-        for own, other in self.topology.neighbours(host):
-            lines += [
-                f"address add {own.ipv4} dev {own.name}",
-                f"address add {own.ipv6} dev {own.name} nodad",
-            ]
-            if self._leads_to_wan(host, own.name):
-                # Frames on a WAN are of the MTU's size, not the 64 kB that TCP hands to a
-                # network card: each counts, and is lost, by itself.
-                lines.append(f"link set {own.name} gso_max_segs 1")
-            lines.append(f"link set {own.name} up")
-            # No ARP or neighbour discovery, which would add to the first packet's way.
-            lines += [
-                f"neighbour add {address} lladdr {other.mac} dev {own.name} nud permanent"
-                for address in (other.ipv4.ip, other.ipv6.ip)
-            ]
-        lines += [f"route add {route.to} via {route.via}" for route in host.routes]
-        commands.batch(namespace, lines)
-        self._keep_order(commands, host)
-
-    def _keep_order(self, commands: Commands, host: Host) -> None:
-        """Let all packets of a flow be received on one CPU, as a network card does (RSS).
-
-        A packet over veth is otherwise received on the CPU that sent it, and a process that
-        moves to another overtakes its own packets: TCP takes that for loss.
-        """
-        digits = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
-        groups = re.findall(r"[0-9a-f]{1,8}(?=(?:[0-9a-f]{8})*$)", digits)
-        mask = ",".join(groups)  # 32 bits each, as the kernel reads them
-        for own, _ in self.topology.neighbours(host):
-            queue = f"/sys/class/net/{own.name}/queues/rx-0/rps_cpus"
-            commands.run(
-                "ip",
-                "netns",
-                "exec",
-                self.netns(host.name),
-                "sh",
-                "-c",
-                f"test ! -e {queue} || echo {mask} > {queue}",
-            )
-
-    def _leads_to_wan(self, host: Host, interface: str) -> bool:
-        return host.name != self.topology.wan_host and interface in self._wan_interfaces
-
-    def _build_wan(self, commands: Commands, stored: State) -> State:
-        namespace, interfaces = self._wan_namespace, self._wan_interfaces
-        if self._emulation != "delay-line":
-            if shaping.netem_available(commands, namespace, interfaces[0]):
-                shaping.set_netem(commands, namespace, interfaces, self._settings)
-                return replace(stored, emulation=NETEM)
-            if self._emulation == "netem":
-                raise ZeroRttError("the kernel has no netem (CONFIG_NET_SCH_NETEM)")
-        stored = replace(stored, emulation=DELAY_LINE)
-        # First the rules: what crosses before the delay line is there is dropped, never fast.
-        delayline_control.CONTROL.add_rules(commands, namespace)
-        shaping.set_rate(commands, namespace, interfaces, self._settings)
-
-        def record(process: ProcessId) -> None:
-            nonlocal stored
-            stored = replace(stored, delay_line=process)
-            state.save(self.name, stored)
-
-        self._start(delayline_control.CONTROL, record)
-        return stored
-
-    def _set_faults(self, commands: Commands, stored: State, settings: WanSettings) -> State:
-        """Let the injector run with these settings, or not run where there are no faults."""
-        control, namespace = injector_control.CONTROL, self._wan_namespace
-        if stored.injector is not None and settings.has_faults:
-            control.change(self.name, stored.injector, settings)
-        elif stored.injector is not None:
-            control.remove_rules(commands, namespace)
-            end(stored.injector)
-            stored = replace(stored, injector=None)
-        elif settings.has_faults:
-
-            def record(process: ProcessId) -> None:
-                nonlocal stored
-                stored = replace(stored, injector=process)
-                state.save(self.name, stored)
-
-            self._start(control, record)
-            control.add_rules(commands, namespace)
-        return stored
-
-    def _start(self, control: Control, record: Record) -> None:
-        self._started.append(control.start(self.name, self._wan_namespace, record))
-
-    def _change_wan(self, commands: Commands, stored: State, settings: WanSettings) -> None:
-        if stored.settings == settings:
-            return
-        # Should this be interrupted, the next `up` builds anew.
-        changed = replace(stored, settings=settings)
-        state.save(self.name, replace(changed, complete=False))
-        if stored.delay_line is None:
-            shaping.set_netem(commands, self._wan_namespace, self._wan_interfaces, settings)
-        else:
-            shaping.set_rate(commands, self._wan_namespace, self._wan_interfaces, settings)
-            delayline_control.CONTROL.change(self.name, stored.delay_line, settings)
-        begun = replace(changed, complete=False)
-        state.save(self.name, replace(self._set_faults(commands, begun, settings), complete=True))
-
-    # Taking down.
-
     def _clear_away(self, commands: Commands, stored: State | None) -> None:
-        for recorded in (stored.delay_line, stored.injector) if stored is not None else ():
-            if recorded is not None:
-                end(recorded)
-        for process in self._started:
-            process.kill()  # a damaged state file may not have named it
-            process.wait()
-        self._started.clear()
-        present = [file for file in self._namespace_files if file.exists()]
-        end_all_in(present)
-        for file in present:
-            commands.run("ip", "netns", "del", file.name)
+        self._wan.end(stored)
+        self._hosts.remove(commands)
         state.remove(self.name)
-
-    def _refuse_namespaces_of_others(self) -> None:
-        for file in self._namespace_files:
-            if file.exists():
-                raise ZeroRttError(
-                    f"there is a network namespace {file.name} that no testbed has made: "
-                    f"choose another --name, or remove it with `ip netns del {file.name}`"
-                )
-
-    # Looking.
-
-    def _host_status(self, host: Host) -> HostStatus:
-        return HostStatus(
-            name=host.name,
-            namespace=self.netns(host.name),
-            addresses=tuple(
-                str(address)
-                for interface in host.interfaces
-                for address in (interface.ipv4.ip, interface.ipv6.ip)
-            ),
-            processes=len(pids_in(_NAMESPACES / self.netns(host.name))),
-        )
 
     def _problem(self, commands: Commands, stored: State) -> str | None:
         """Say in one line what is not as it should be; None when all is well."""
         if not stored.complete:
             return "building it was interrupted"
         try:
-            for host in self.topology.hosts:
-                if problem := self._host_problem(commands, host):
-                    return problem
-            return self._wan_problem(commands, stored)
+            return self._hosts.problem(commands) or self._wan.problem(commands, stored)
         except CommandError as error:
             return str(error)
-
-    def _host_problem(self, commands: Commands, host: Host) -> str | None:
-        namespace = self.netns(host.name)
-        if not (_NAMESPACES / namespace).exists():
-            return f"the network namespace {namespace} is gone"
-        links = {
-            link["ifname"]: link
-            for link in json.loads(commands.run("ip", "-json", "-n", namespace, "address"))
-        }
-        for interface in host.interfaces:
-            link = links.get(interface.name)
-            if link is None or link["operstate"] != "UP":
-                return f"{interface.name} of {host.name} is gone or down"
-            addresses = {entry["local"] for entry in link["addr_info"]}
-            for address in (interface.ipv4.ip, interface.ipv6.ip):
-                if str(address) not in addresses:
-                    return f"{interface.name} of {host.name} has lost its address {address}"
-        routes = {
-            (route["dst"], route.get("gateway"))
-            for family in ("-4", "-6")
-            for route in json.loads(
-                commands.run("ip", "-json", family, "-n", namespace, "route") or "[]"
-            )
-        }
-        for wanted in host.routes:
-            if (wanted.to, wanted.via) not in routes:
-                return f"{host.name} has lost its route to {wanted.to}"
-        return None
-
-    def _wan_problem(self, commands: Commands, stored: State) -> str | None:
-        namespace, interfaces = self._wan_namespace, self._wan_interfaces
-        if commands.succeeds(*mangle(namespace, "iptables", "-C", *_LINK_DOWN)):
-            return "a rule in mangle FORWARD of servernic keeps the link down"
-        if stored.delay_line is None:
-            if not shaping.has("netem", commands, namespace, interfaces):
-                return "netem has been taken off servernic: the WAN has no delay"
-        elif problem := self._delay_line_problem(commands, stored, stored.delay_line):
-            return problem
-        if stored.injector is None:
-            return None
-        if not stored.injector.alive():
-            return f"the WAN's fault injector (pid {stored.injector.pid}) has died: nothing passes"
-        if not injector_control.CONTROL.has_rules(commands, namespace):
-            return (
-                "the fault injector's rules in mangle POSTROUTING are gone: the WAN has no faults"
-            )
-        return None
-
-    def _delay_line_problem(
-        self, commands: Commands, stored: State, process: ProcessId
-    ) -> str | None:
-        namespace = self._wan_namespace
-        if not process.alive():
-            return f"the WAN's delay line (pid {process.pid}) has died: nothing passes"
-        if not delayline_control.CONTROL.has_rules(commands, namespace):
-            return "the delay line's rules in mangle FORWARD are gone: the WAN has no delay"
-        if stored.settings.rate_mbit is not None and not shaping.has(
-            "tbf", commands, namespace, self._wan_interfaces
-        ):
-            return "tbf has been taken off servernic: the WAN has no rate limit"
-        return None

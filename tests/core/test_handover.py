@@ -350,7 +350,7 @@ def test_nothing_waits_for_carried_flows(bench: Bench) -> None:
 def test_draining_takes_on_no_flow_and_carries_on(bench: Bench) -> None:
     bench.carried()
     bench.establish(PORT + 1)
-    bench.engine.draining = True
+    bench.engine.drain()
     bench.send(Side.CLIENT, SYN, 0, port=PORT + 2)
     assert bench.fields("flow.bypassed")["reason"] == "service_stopping"
     bench.wait(WAIT_S)

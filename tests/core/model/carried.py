@@ -132,7 +132,7 @@ class CarriedWorld(World):
         self._busy_until = self.now
         while self._queue:
             self._next_in_queue()
-        self.engine.draining = True
+        self.engine.drain()
         for flow in self.engine.table:
             if flow.handed_over is None:
                 self._established.pop(flow.number, None)

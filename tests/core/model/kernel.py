@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nfq_zerortt.carrier import flow_from
 from nfq_zerortt.core.actions import Side
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.flow import Flow, reverse_key
+from nfq_zerortt.flow_entry import flow_from
 from nfq_zerortt.kernel.bpf import layout
 from nfq_zerortt.kernel.bpf.layout import DirectionEntry, FlowEntry
 from nfq_zerortt.wire.flags import ACK, FIN, RST, SYN

@@ -139,7 +139,8 @@ class World:
 
     def stop(self) -> None:
         """End the service: its flows are reset, what comes later passes."""
-        self.stopped = self.engine.draining = True
+        self.stopped = True
+        self.engine.drain()
         self._carry_out(None, self.engine.shut_down(self.now), None)
 
     def inject(self, raw: bytes, side: Side) -> None:

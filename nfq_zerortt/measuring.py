@@ -23,7 +23,7 @@ from nfq_zerortt.observe.metrics import COUNTER, GAUGE, Record
 QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
 """Of the network namespace of whoever reads it. Its columns (nfnetlink_queue.c, seq_show): number,
 port, waiting, copy mode, copy range, dropped as full, dropped for the socket, last packet's id."""
-_AT_ONCE = 64  # flows or entries: some tens of microseconds
+_AT_ONCE = 32  # flows or entries: some tens of microseconds
 
 
 def of_process(journal: Journal) -> Iterator[Record]:
@@ -51,17 +51,13 @@ def of_flows(engine: Engine) -> Iterator[Record]:
             "learned": remembered.counts(engine.memory),
         }
     }
-    paths = table.paths
-    keys = iter(list(paths))
-    while some := list(islice(keys, _AT_ONCE)):
+    there = iter(table)
+    while some := list(islice(there, _AT_ONCE)):
         flows: dict[str, Counter[str]] = {}
-        for key in some:
-            path = paths.get(key)
-            if path is not None and key == path.flow.client_key:
-                flow = path.flow
-                if flow.handed_over is None:  # else it is among the kernel's entries
-                    states = flows.setdefault(flow.state.name, Counter())
-                    states[descriptions.data_path(flow)] += 1
+        for flow in some:
+            if flow.handed_over is None:  # else it is among the kernel's entries
+                states = flows.setdefault(flow.state.name, Counter())
+                states[descriptions.data_path(flow)] += 1
         yield {GAUGE: {"flows": flows}}
 
 
@@ -93,7 +89,7 @@ def of_bounds(limits: Limits, max_entries: int) -> Record:
 
 
 def of_queues(queues: range) -> Record:
-    """Return what the kernel has counted of these queues; nothing, where that cannot be read."""
+    """Return what the kernel has counted of these queues, and of how many that cannot be read."""
     packets, dropped, waiting = {}, {}, {}
     try:
         text = QUEUES.read_text(encoding="ascii")
@@ -107,7 +103,7 @@ def of_queues(queues: range) -> Record:
             waiting[str(number)] = there
     return {
         COUNTER: {"queue_packets": packets, "queue_dropped": dropped},
-        GAUGE: {"queue_waiting": waiting},
+        GAUGE: {"queue_waiting": waiting, "queues_unread": len(queues) - len(waiting)},
     }
 
 

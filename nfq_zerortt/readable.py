@@ -1,6 +1,8 @@
-"""Numbers as people read them: short, with their unit."""
+"""Numbers as people read them: short, with their unit, and counts in a line."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -32,3 +34,12 @@ def short(value: float) -> str:
                 f"{value / size:.1f}{unit}" if value < 10 * size else f"{value // size:.0f}{unit}"
             )
     return f"{value:.0f}"
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Write the counts that are not 0, the highest first: "12: 10 hold, 2 observe"."""
+    there = sorted((-count, name) for name, count in counts.items() if count)
+    if not there:
+        return "none"
+    parts = ", ".join(f"{-count:,} {name}" for count, name in there)
+    return parts if len(there) == 1 else f"{sum(counts.values()):,}: {parts}"
