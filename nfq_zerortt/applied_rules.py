@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from nfq_zerortt.config import Config
+from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.kernel.features import served_families
 from nfq_zerortt.kernel.rules import RuleSet
+from nfq_zerortt.kernel.rules_in_place import in_place
 from nfq_zerortt.ports import PortSet
+from nfq_zerortt.slices import PAUSE_S
 
 
 class AppliedRules:
@@ -69,6 +73,41 @@ class AppliedRules:
                 return
             await asyncio.to_thread(rules.apply, instead_of=self._rules)
             self._rules, self._ports = rules, wanted
+
+    async def lost(self) -> tuple[list[str], float]:
+        """Look for rules that another program has taken away.
+
+        Returns:
+            The tables that lack some of ours ("ipv4 mangle"), and for how many seconds the look
+            has kept a packet waiting at most.
+        """
+        found, longest_s = [], 0.0
+        for family in self._rules.families:
+            for table in self._rules.tables:
+                async with self._lock:
+                    if not self._are_set:
+                        return [], longest_s
+                    began = time.monotonic()
+                    try:
+                        whole = in_place(family, table.of(family))
+                    except ZeroRttError:
+                        whole = False  # putting them back will tell why
+                    longest_s = max(longest_s, time.monotonic() - began)
+                if not whole:
+                    found.append(f"{family} {table.name}")
+                await asyncio.sleep(PAUSE_S)
+        return found, longest_s
+
+    async def put_back(self) -> bool:
+        """Set them again, as far as they are missing. False if they are no longer wanted.
+
+        Raises:
+            ZeroRttError: it cannot be done.
+        """
+        async with self._lock:
+            if self._are_set:
+                await asyncio.to_thread(self._rules.apply, instead_of=self._rules)
+            return self._are_set
 
     async def remove_later(self) -> None:
         """Remove the rules, as soon as nobody changes them any more."""

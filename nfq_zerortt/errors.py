@@ -18,6 +18,13 @@ class ConfigError(ZeroRttError):
     exit_status = 2
 
 
+class AbsentError(ConfigError):
+    """What a setting names is not there, or is taken, which may change by itself.
+
+    Exit status 2; under a service manager the service waits, and ends with 1 (``starting.py``).
+    """
+
+
 class MissingFeatureError(ZeroRttError):
     """A privilege or kernel feature is missing: the message names it and the remedy.
 

@@ -21,6 +21,7 @@ class ServiceManager:
     """systemd, or another that speaks its protocol; without one, nothing is said to anybody.
 
     Attributes:
+        listens: whether there is one.
         alive_every_s: how often it wants a sign of life; 0 if it does not.
     """
 
@@ -28,11 +29,16 @@ class ServiceManager:
         """``environment`` is as the manager has set it for this process."""
         path = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
+        self.listens = bool(self._address)
         self.alive_every_s = 0.0
         usec = environment.get("WATCHDOG_USEC", "")
         meant = environment.get("WATCHDOG_PID", "")
         if self._address and usec.isdecimal() and meant in ("", str(os.getpid())):
             self.alive_every_s = int(usec) / 1e6 / _PER_TIMEOUT
+
+    def starting(self, status: str) -> None:
+        """Say what the start waits for."""
+        self._tell(f"STATUS={status}")
 
     def ready(self, status: str) -> None:
         """Say that the start, or the reload, is over."""

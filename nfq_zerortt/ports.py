@@ -54,6 +54,18 @@ class PortSet:
     def __contains__(self, port: int) -> bool:
         return self.is_all or any(first <= port <= last for first, last in self.ranges)
 
+    def overlaps(self, other: PortSet) -> bool:
+        """Whether some port is in both sets."""
+        return (
+            self.is_all
+            or other.is_all
+            or any(
+                first <= last_of_other and first_of_other <= last
+                for first, last in self.ranges
+                for first_of_other, last_of_other in other.ranges
+            )
+        )
+
     def __str__(self) -> str:
         if self.is_all:
             return "all"

@@ -26,13 +26,19 @@ def remedy(
     text = f"modprobe {modules}, or a kernel with {options}"
     if not loaded.exists():
         return f"{text} (the running kernel takes no modules)"
-    try:
-        there = (installed / release).is_dir()
-    except PermissionError:  # systemd's ProtectKernelModules= hides them from the service
-        there = True
-    if not there:
+    if not _may_be_there(installed / release):
         return (
             f"{text} (the modules of the running kernel, {release}, are not installed here: "
             "reboot if it was upgraded since; in a container, load them on its host)"
         )
     return text
+
+
+def _may_be_there(directory: Path) -> bool:
+    try:
+        directory.stat()
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # systemd's ProtectKernelModules= hides them from the service
+        return True
+    return True

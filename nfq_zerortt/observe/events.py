@@ -9,6 +9,7 @@ LEVELS = {
     "service.flows_adopted": "info",
     "service.kernel_full": "warning",
     "service.worker_lost": "error",
+    "service.rules_lost": "warning",
     "service.warning": "warning",
     "service.learned_restored": "info",
     "service.learned_cleared": "info",

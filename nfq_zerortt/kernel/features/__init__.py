@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 from nfq_zerortt.kernel.features.feature import Feature, Probe
-from nfq_zerortt.kernel.features.foreign_rules import address_translation, untracked
+from nfq_zerortt.kernel.features.foreign_rules import untracked
 from nfq_zerortt.kernel.features.host import forwarding, ipv6, netem, reverse_path_filter
 from nfq_zerortt.kernel.features.interfaces import interfaces
 from nfq_zerortt.kernel.features.kernel_path import (
@@ -53,6 +53,7 @@ from nfq_zerortt.kernel.features.running import (
     require_interfaces,
     warnings_for_run,
 )
+from nfq_zerortt.kernel.features.translation import address_translation
 
 __all__ = [
     "FIFO_PRIORITY",
@@ -117,7 +118,7 @@ def all_features(client_iface: str = "", server_iface: str = "") -> list[Feature
     require_interfaces(client_iface, server_iface)
     between: dict[Probe, Probe] = {
         probe: functools.partial(probe, client_iface, server_iface)
-        for probe in (mark_bit, untracked, ipv6)
+        for probe in (mark_bit, forwarding, address_translation, untracked, ipv6)
     }
     found = [between.get(probe, probe)() for probe in PROBES]
     return [*found, interfaces(client_iface, server_iface)]

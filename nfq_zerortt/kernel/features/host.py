@@ -6,24 +6,46 @@ import errno
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.kernel import firewall
+from nfq_zerortt.kernel import tools
 from nfq_zerortt.kernel.features.feature import Feature, tried
 from nfq_zerortt.kernel.features.netfilter import ipv6_rules
 
 
-def forwarding() -> Feature:
-    """A router forwards; a host by default does not."""
-    on = _setting("net/ipv4/ip_forward") == 1
+def forwarding(client_iface: str | None = None, server_iface: str | None = None) -> Feature:
+    """A router forwards; a host by default does not.
+
+    It is the interface that a packet comes in by which decides; the host's setting sets them all.
+    """
+    name = "IPv4 forwarding"
+    host = "net.ipv4.ip_forward"
+    if not client_iface or not server_iface:
+        on = _setting("net/ipv4/ip_forward") == 1
+        state = "on" if on else "off: nothing passes through this host"
+        return Feature(name, on, False, f"{host} is {state}", f"sysctl -w {host}=1")
+    sides = (client_iface, server_iface)
+    off = [side for side in sides if _setting(f"net/ipv4/conf/{side}/forwarding") != 1]
+    if not off:
+        return Feature(name, True, False, f"is on for {' and '.join(sides)}")
+    if _setting("net/ipv4/ip_forward") == 1:
+        keys = [_key("ipv4", side, "forwarding") for side in off]
+    else:
+        keys = [host]
     return Feature(
-        "IPv4 forwarding",
-        on,
+        name,
         False,
-        "net.ipv4.ip_forward is " + ("on" if on else "off: nothing passes through this host"),
-        "sysctl -w net.ipv4.ip_forward=1",
+        False,
+        f"{', '.join(keys)} is off: nothing passes that comes in by {' or by '.join(off)}",
+        "; ".join(f"sysctl -w {key}=1" for key in keys),
     )
+
+
+def _key(family: str, interface: str, setting: str) -> str:
+    """Return the name of an interface's setting for sysctl(8): a dot in eth0.7 is a slash there."""
+    return f"net.{family}.conf.{interface.replace('.', '/')}.{setting}"
 
 
 def reverse_path_filter() -> Feature:
@@ -39,7 +61,7 @@ def reverse_path_filter() -> Feature:
         f"strict on {', '.join(strict)}: drops packets where routes are not symmetric"
         if strict
         else "not strict",
-        "; ".join(f"sysctl -w net.ipv4.conf.{name}.rp_filter=2" for name in strict),
+        "; ".join(f"sysctl -w {_key('ipv4', name, 'rp_filter')}=2" for name in strict),
     )
 
 
@@ -52,7 +74,10 @@ def _setting(path: str) -> int:
 
 
 def ipv6(client_iface: str | None = None, server_iface: str | None = None) -> Feature:
-    """Whether IPv6 can be served. It need not be: without it, IPv4 is."""
+    """Whether IPv6 is served where it passes. It need not be there: then only IPv4 is served.
+
+    A host on which no IPv6 can pass is as its operator wants it, unless both sides have addresses.
+    """
     name = "IPv6"
     only = "only IPv4 is served"
     try:
@@ -60,38 +85,47 @@ def ipv6(client_iface: str | None = None, server_iface: str | None = None) -> Fe
     except OSError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
             raise
+        return Feature(name, True, False, f"the kernel has none ({error.strerror}): {only}")
+    named = client_iface is not None and server_iface is not None
+    sides = [side for side in (client_iface, server_iface) if side] if named else ["all"]
+    off = [one for one in sides if _setting(f"net/ipv6/conf/{one}/disable_ipv6")]
+    addresses = [one for one in _ipv6_addresses() if one in sides or not named]
+    if off:
+        keys = [_key("ipv6", one, "disable_ipv6") for one in off]
+        detail = f"switched off by {', '.join(keys)}: {only}"
+        if not addresses:
+            return Feature(name, True, False, detail)
+        detail = f"{detail}, although {', '.join(addresses)} has addresses"
+        return Feature(name, False, False, detail, _where_wanted(keys, 0))
+    if not _forwards_ipv6(sides):
+        if len(addresses) < _SIDES:
+            return Feature(name, True, False, "does not pass through this host: no forwarding")
         return Feature(
             name,
             False,
             False,
-            f"the kernel has none ({error.strerror}): {only}",
-            "modprobe ipv6, or boot without ipv6.disable=1, where it is wanted",
+            "net.ipv6.conf.all.forwarding is off: no IPv6 passes through this host, although "
+            f"it has addresses ({', '.join(addresses)})",
+            _where_wanted(["net.ipv6.conf.all.forwarding"], 1),
         )
     rules = ipv6_rules()
     if rules.ok is False:
         return Feature(name, False, False, f"{rules.name}: {rules.detail}; {only}", rules.remedy)
-    off = [
-        f"net.ipv6.conf.{one}.disable_ipv6"
-        for one in ("all", client_iface, server_iface)
-        if one and _setting(f"net/ipv6/conf/{one}/disable_ipv6")
-    ]
-    if off:
-        remedy = "; ".join(f"sysctl -w {one}=0" for one in off) + ", where it is wanted"
-        return Feature(name, False, False, f"switched off by {', '.join(off)}: {only}", remedy)
-    if not _setting("net/ipv6/conf/all/forwarding"):
-        if _ipv6_addresses():
-            return Feature(
-                name,
-                False,
-                False,
-                "net.ipv6.conf.all.forwarding is off: no IPv6 passes through this host, although "
-                f"it has addresses ({', '.join(_ipv6_addresses())})",
-                "sysctl -w net.ipv6.conf.all.forwarding=1, where it is wanted",
-            )
-        return Feature(name, True, False, "not in use on this host: no address, no forwarding")
     return Feature(name, True, False, "is forwarded, and served like IPv4")
 
 
+def _where_wanted(keys: Sequence[str], value: int) -> str:
+    return "; ".join(f"sysctl -w {key}={value}" for key in keys) + ", where it is wanted"
+
+
+def _forwards_ipv6(sides: Sequence[str]) -> bool:
+    """Whether the kernel forwards what comes in by these; since Linux 6.17 one may do so alone."""
+    return bool(_setting("net/ipv6/conf/all/forwarding")) or all(
+        _setting(f"net/ipv6/conf/{side}/force_forwarding") for side in sides
+    )
+
+
+_SIDES = 2
 _LINK_LOCAL, _HOST = 0x20, 0x10
 """Scopes in /proc/net/if_inet6 (net/ipv6.h: IPV6_ADDR_LINKLOCAL, IPV6_ADDR_LOOPBACK)."""
 
@@ -110,7 +144,7 @@ def netem() -> Feature:
     """The kernel's network emulator, which the testbed uses for its WAN."""
 
     def action() -> str:
-        tc = shutil.which("tc", path=firewall.PATH)
+        tc = shutil.which("tc", path=tools.PATH)
         if tc is None:
             raise ZeroRttError("there is no tc command")
         argv = [tc, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]

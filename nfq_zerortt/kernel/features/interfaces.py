@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.kernel import firewall
+from nfq_zerortt.kernel import listed_rules, tools
 from nfq_zerortt.kernel.declarations import OWN_PREFIX
 from nfq_zerortt.kernel.features.feature import AS_ROOT, Feature
 from nfq_zerortt.kernel.features.queues import bound_to
@@ -76,7 +76,7 @@ def _exchanged(client_iface: str, server_iface: str) -> Iterator[tuple[str, str]
 
 def _ip(*arguments: str) -> list[dict[str, Any]]:
     """Return what iproute2 says; nothing where it is not installed."""
-    said = firewall.run(["ip", "-j", *arguments])
+    said = tools.run(["ip", "-j", *arguments])
     found = json.loads(said) if said else []
     return [one for one in found if one]  # an unknown device is shown as an empty object
 
@@ -87,7 +87,7 @@ def other_services(
     """Whether a running service with other queues takes the same packets."""
     name = "other services"
     try:
-        rules = firewall.listed("ipv4", "iptables-legacy", "mangle")
+        rules = listed_rules.of_iptables("ipv4", "iptables-legacy", "mangle")
     except ZeroRttError as error:
         return Feature(name, None, False, f"cannot be looked at: {error}", AS_ROOT)
     found = dict(_taking(rules, client_iface, server_iface, queues, ports))
@@ -121,17 +121,5 @@ def _taking(
             continue
         owner = bound_to(int(taken[1]))
         wanted = PortSet.parse(theirs[1].replace(":", "-")) if theirs else PortSet()
-        if owner is not None and _overlap(wanted, ports):
+        if owner is not None and wanted.overlaps(ports):
             yield int(taken[1]), owner
-
-
-def _overlap(one: PortSet, other: PortSet) -> bool:
-    return (
-        one.is_all
-        or other.is_all
-        or any(
-            first <= last_of_other and first_of_other <= last
-            for first, last in one.ranges
-            for first_of_other, last_of_other in other.ranges
-        )
-    )

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
-from nfq_zerortt.kernel import capabilities, declarations, firewall, modules, rules, xtables
+from nfq_zerortt.kernel import capabilities, declarations, modules, rules, tools, xtables
 from nfq_zerortt.kernel.declarations import FAMILIES, Family
 from nfq_zerortt.kernel.features.feature import Feature, tried
 from nfq_zerortt.ports import PortSet
@@ -183,7 +183,7 @@ def iptables_command() -> Feature:
 
 def iptables_is_nft() -> bool:
     """Whether the host's iptables command writes to nftables instead of the legacy tables."""
-    command = shutil.which("iptables", path=firewall.PATH)
+    command = shutil.which("iptables", path=tools.PATH)
     if command is None:
         return False
     ran = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)

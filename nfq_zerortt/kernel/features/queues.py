@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.errors import AbsentError
 
 _BOUND = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
 
@@ -13,11 +13,11 @@ def require_free_queue(queue: int) -> None:
     """See that no process is bound to the queue: a second one could not bind it either.
 
     Raises:
-        ConfigError: somebody is.
+        AbsentError: somebody is, so there is none to be had.
     """
     port_id = bound_to(queue)
     if port_id is not None:
-        raise ConfigError(
+        raise AbsentError(
             f"--queue: {queue} is in use in this namespace by {_owner(port_id)}; stop that "
             "program or choose another number"
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
-from nfq_zerortt.errors import ConfigError, MissingFeatureError
+from nfq_zerortt.errors import AbsentError, ConfigError, MissingFeatureError
 from nfq_zerortt.kernel.features.feature import Feature, Probe
-from nfq_zerortt.kernel.features.foreign_rules import address_translation, untracked
+from nfq_zerortt.kernel.features.foreign_rules import untracked
 from nfq_zerortt.kernel.features.host import forwarding, ipv6
 from nfq_zerortt.kernel.features.interfaces import interfaces, other_services
 from nfq_zerortt.kernel.features.kernel_path import bpf_pins, mark_bit
@@ -31,6 +31,7 @@ from nfq_zerortt.kernel.features.privileges import (
     netfilterqueue_package,
 )
 from nfq_zerortt.kernel.features.queues import require_free_queue
+from nfq_zerortt.kernel.features.translation import address_translation
 from nfq_zerortt.ports import PortSet
 
 _ALL_PORTS = PortSet()
@@ -50,7 +51,8 @@ def require_for_run(
     iptables rules itself.
 
     Raises:
-        ConfigError: an interface that is not there, the same one twice, a queue in use.
+        ConfigError: the same interface twice.
+        AbsentError: an interface that is not there, a queue in use.
         MissingFeatureError: no Linux, no privilege, no NFQUEUE, no legacy iptables.
     """
     _require(linux())
@@ -80,8 +82,8 @@ def warnings_for_run(
     looked_at = [
         interfaces(client_iface, server_iface),
         other_services(client_iface, server_iface, queues, ports),
-        forwarding(),
-        address_translation(),
+        forwarding(client_iface, server_iface),
+        address_translation(client_iface, server_iface, ports),
         untracked(client_iface, server_iface),
         ipv6(client_iface, server_iface),
     ]
@@ -91,13 +93,18 @@ def warnings_for_run(
 
 
 def require_interfaces(client_iface: str, server_iface: str) -> None:
-    """Raise ConfigError unless these are two different interfaces of this namespace."""
+    """See that these are two different interfaces of this namespace.
+
+    Raises:
+        ConfigError: one is not named, or it is the same one twice.
+        AbsentError: there is no such interface, for the moment at least.
+    """
     there = sorted(name for _, name in socket.if_nameindex())
     for option, name in (("--client-iface", client_iface), ("--server-iface", server_iface)):
         if not name:
             raise ConfigError(f"{option} is needed, too; there are: {', '.join(there)}")
         if name not in there:
-            raise ConfigError(
+            raise AbsentError(
                 f"{option}: no interface {name!r} here; there are: {', '.join(there)}"
             )
     if client_iface == server_iface:
