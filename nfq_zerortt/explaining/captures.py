@@ -9,13 +9,14 @@ from __future__ import annotations
 import heapq
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nfq_zerortt.errors import ConfigError, ZeroRttError
+from nfq_zerortt.explaining import directions
 from nfq_zerortt.tracing import link_layer
 from nfq_zerortt.tracing.packets import Packet, Seen, read
 from nfq_zerortt.wire import flags as tcp
@@ -27,11 +28,13 @@ _LOOKED_AT = 20_000
 class Captured:
     """What the files have: packets, and the names of the interfaces, towards the clients first.
 
-    One name: there is a capture of one side only.
+    One name: there is a capture of one side only. ``by_direction``: which side a packet was on was
+    told by its direction, for the capture does not say.
     """
 
     names: tuple[str, ...]
     packets: Iterator[Packet]
+    by_direction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +53,22 @@ def read_captures(files: Sequence[Path]) -> Captured:
         ZeroRttError: nothing of TCP is in it.
     """
     streams = [_raws(number, file) for number, file in enumerate(files)]
-    merged = heapq.merge(*streams, key=lambda raw: raw.seen.time_ns)
+    merged: Iterator[_Raw] = heapq.merge(*streams, key=lambda raw: raw.seen.time_ns)
     first: list[_Raw] = []
     for raw in merged:
         first.append(raw)
         if len(first) >= _LOOKED_AT:
             break
+    mixed = _mixed(first)
+    if mixed:
+        first, merged = list(_by_direction(first, mixed)), _by_direction(merged, mixed)
     places = _sides(first)
     if not places:
         raise ZeroRttError(f"{files[0]}: there is no TCP packet in it")
     names = {raw.place: raw.name for raw in reversed(first)}
     sides = {place: side for side, place in enumerate(places)}
     packets = _packets(chain(first, merged), sides, numbered=len(files) == 1)
-    return Captured(tuple(names[place] for place in places), packets)
+    return Captured(tuple(names[place] for place in places), packets, bool(mixed))
 
 
 def _packets(
@@ -107,6 +113,28 @@ def _raws(number: int, file: Path) -> Iterator[_Raw]:
             name = f"interface {frame.interface}"
         length = about.wirelen - frame.ip
         yield _Raw(place_in_file, place, name, Seen(time_ns, 0, outgoing, data[frame.ip :], length))
+
+
+def _mixed(raws: Sequence[_Raw]) -> dict[Hashable, directions.Directions]:
+    """Return the places where packets of several interfaces are, and nothing says of which."""
+    return {
+        place: directions.Directions()
+        for place in {raw.place for raw in raws}
+        if directions.is_mixed(raw.seen for raw in raws if raw.place == place)
+    }
+
+
+def _by_direction(
+    raws: Iterable[_Raw], mixed: dict[Hashable, directions.Directions]
+) -> Iterator[_Raw]:
+    """Tell by their directions at which side of the host packets of such places were."""
+    for raw in raws:
+        there = mixed.get(raw.place)
+        side = there.side(raw.seen) if there is not None else None
+        if side is None:
+            yield raw
+        else:
+            yield replace(raw, place=(raw.place, side), name=directions.NAMES[side])
 
 
 def _records(file: Path) -> Iterator[tuple[bytes, Any, bool]]:

@@ -122,6 +122,11 @@ def explained(files: Sequence[Path], wanted: str) -> Explanation:
     if flow is None:
         raise ConfigError(f"--flow {wanted!r}: there is no such flow in {files[0]}")
     made = explanation(captured.names, flow, packets)
+    if captured.by_direction:
+        made.left_out.append(
+            "The capture does not name its interfaces (Linux cooked v1): sides were told by the "
+            "directions of the packets."
+        )
     if more:
         made.left_out.append(
             f"The flow has {more} packets more; what is said here is of its first {MOST_PACKETS}."

@@ -9,45 +9,23 @@ from nfq_zerortt import __version__
 from nfq_zerortt.explaining import plot
 from nfq_zerortt.explaining.explanation import Explanation
 from nfq_zerortt.explaining.terminal import left_out, parts
-from nfq_zerortt.observe import ladder, ladder_svg, svg, timeseq
+from nfq_zerortt.observe import ladder, ladder_svg, sheet, svg, timeseq
 
 # Colour says nothing alone: lines differ in their strokes, and everything has a label.
-_LIGHT = {
-    "page": "#ffffff",
-    "text": "#1b1f24",
-    "muted": "#5b6470",
-    "grid": "#d9dee4",
-    "direct": "#b85000",
-    "hold": "#0067a3",
-    "hold-soft": "#cfe3f1",
-    "fastopen": "#00694a",
-}
-_DARK = {
-    "page": "#14181d",
-    "text": "#e8ebee",
-    "muted": "#a2abb5",
-    "grid": "#343b44",
-    "direct": "#f0a04b",
-    "hold": "#5db6ec",
-    "hold-soft": "#1f3f55",
-    "fastopen": "#4fd1a5",
-}
 _LAYOUT = """
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 62rem; background: var(--page);
-  color: var(--text); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+body { max-width: 62rem; }
 h1 { font-size: 1.3rem; line-height: 1.3; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p { max-width: 46rem; margin: .4rem 0; }
+p { margin: .4rem 0; }
 .lead, .note { color: var(--muted); }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
+table { width: 100%; }
+th, td { padding: .25rem .8rem .25rem 0; }
 thead th { border-bottom: 1px solid var(--grid); }
 td.time { text-align: right; white-space: nowrap; color: var(--muted); }
 td.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 tbody td { border-bottom: 1px solid var(--grid); }
-figure { margin: 0; max-width: 44rem; }
+figure { max-width: 44rem; }
 .panels { display: grid; gap: 1.2rem; max-width: 62rem;
   grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 @media (max-width: 30rem) { body { font-size: 15px; } th, td { padding-right: .5rem; } }
@@ -76,21 +54,15 @@ def page(made: Explanation) -> str:
         _paragraphs(made.left_out),
         f'<p class="note">Made by nfq-zerortt {escape(__version__)} explain.</p>',
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(made.name)}</title>\n<style>{_style()}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body>\n</html>\n"
-    )
+    style = _LAYOUT + svg.STYLE + ladder_svg.STYLE + timeseq.STYLE
+    return sheet.document(made.name, style, [part for part in body if part])
 
 
 def picture(made: Explanation) -> str:
     """Return the ladder diagram as an SVG file of its own, its begin if it is long."""
     drawn = ladder_svg.draw(parts(_layout(made))[0], made.name)
     style = svg.STYLE + ladder_svg.STYLE
-    plain = re.sub(r"var\(--([a-z-]+)\)", lambda match: _LIGHT[match[1]], style)
+    plain = re.sub(r"var\(--([a-z-]+)\)", lambda match: sheet.LIGHT[match[1]], style)
     opened = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return opened.replace(">", f"><style>{plain}</style>", 1) + "\n"
 
@@ -114,21 +86,6 @@ def _ladders(diagram: ladder.Layout) -> list[str]:
             made = ladder_svg.draw(piece, f"The packets from {piece.rows[0].time_ms:.2f} ms on")
             drawn.append(f'<figure class="ladder">{made}</figure>')
     return drawn
-
-
-def _style() -> str:
-    def colours(of: dict[str, str]) -> str:
-        return " ".join(f"--{name}: {value};" for name, value in of.items())
-
-    return (
-        f":root {{ color-scheme: light dark; {colours(_LIGHT)} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {colours(_DARK)} }} }}\n"
-        f"@media print {{ :root {{ color-scheme: light; {colours(_LIGHT)} }} }}\n"
-        + _LAYOUT
-        + svg.STYLE
-        + ladder_svg.STYLE
-        + timeseq.STYLE
-    )
 
 
 def _table(rows: list[tuple[str, str]], heading: tuple[str, str]) -> str:

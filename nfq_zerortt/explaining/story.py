@@ -139,13 +139,20 @@ class _Story:
             return []
         acknowledged = flow.spoofed
         met = False
+        sent_to: int | None = None
         for packet in self._packets:
             segment = packet.segment
             if segment is None or packet.tap != 0:
                 continue
             if not packet.to_server:
                 acknowledged, met = packet, False
-            elif not segment.payload_length and not segment.flags & ~tcp.ACK:
+                continue
+            if sent_to is None or distance(sent_to, segment.end_seq) > 0:
+                sent_to = segment.end_seq
+            # A probe, as of keepalive, answers nothing: it has a number from before (RFC 9293,
+            # section 3.8.4).
+            is_probe = distance(segment.seq, sent_to) > 0
+            if not segment.payload_length and not segment.flags & ~tcp.ACK and not is_probe:
                 if met:
                     return [
                         self._line(

@@ -104,7 +104,7 @@ def _labels(hop: Hop, middle: float, line: float) -> list[str]:
     above = flag_names(hop.flags) + size + option
     return [
         svg.text(middle, line - 4, above, "mono strong ladder-label halo", "middle"),
-        svg.text(middle, line + 11.5, _numbers(hop), "mono ladder-label halo", "middle"),
+        svg.text(middle, line + 13.5, _numbers(hop), "mono ladder-label halo", "middle"),
     ]
 
 

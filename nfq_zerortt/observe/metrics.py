@@ -98,6 +98,11 @@ METRICS = (
     ),
     Metric("queue_waiting", GAUGE, "Packets that wait in a queue of the kernel's.", ("queue",)),
     Metric(
+        "queues_unread",
+        GAUGE,
+        "Queues whose numbers the kernel does not tell: what it drops there does not show.",
+    ),
+    Metric(
         "flows", GAUGE, "Flows by state, and by who rewrites their packets.", ("state", "data_path")
     ),
     Metric("half_open_flows", GAUGE, "Flows whose handshakes are not complete."),

@@ -78,6 +78,17 @@ class Pairing(Generic[T]):
         self._sent_to: int | None = None
         self._left: dict[tuple[int, int, int], None] = {}
 
+    def __len__(self) -> int:
+        """Return how much is kept: packets that came, and numbers of some that left."""
+        return len(self._waiting) + len(self._left)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._waiting.clear()
+        self._plain.clear()
+        self._data.clear()
+        self._left.clear()
+
     def came(self, token: T, shape: Shape, time_s: float) -> None:
         """A packet came to the host."""
         self._forget(time_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nfq_zerortt.tracing import kept_packets
 from nfq_zerortt.tracing.changes import Change, between
 from nfq_zerortt.tracing.conversations import HELD_S, Conversation
 from nfq_zerortt.tracing.packets import Packet, Role
@@ -87,7 +88,7 @@ def _of_kept(packet: Packet, flow: Conversation, waited_ms: float) -> str:
         return ""  # the capture began in the middle, and nobody can tell yet
     where = _OTHER_SIDE[packet.tap]
     head = f"not seen on the {where}s' side within {milliseconds(waited_ms)}"
-    return _text(head, packet.because or flow.why_kept(packet))
+    return _text(head, packet.because or kept_packets.reason(flow, packet))
 
 
 def _text(head: str, more: Sequence[str]) -> str:

@@ -7,105 +7,56 @@ follows from what was captured. What cannot be seen there is not guessed.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Sized
 
-from nfq_zerortt.observe.pairing import Pairing, Shape, marks_of
+from nfq_zerortt.observe.pairing import Shape, marks_of
 from nfq_zerortt.observe.records import Endpoint
 from nfq_zerortt.tracing import own_packets
-from nfq_zerortt.tracing.numbers import Space, is_same, same_but_for_shift, shift_between
+from nfq_zerortt.tracing.icmp_errors import Errors
+from nfq_zerortt.tracing.known import CLIENT_SIDE, RECENT, SERVER_SIDE, Known
+from nfq_zerortt.tracing.numbers import Space, is_same, shift_between
 from nfq_zerortt.tracing.packets import SOON_S, Packet, Role, follows_soon, segment_of
-from nfq_zerortt.tracing.words import between, endpoint_name
+from nfq_zerortt.tracing.shift_votes import Votes
+from nfq_zerortt.tracing.ways import Way
+from nfq_zerortt.tracing.words import between
 from nfq_zerortt.wire import flags as tcp
 from nfq_zerortt.wire.seqnum import add, distance
 
-CLIENT_SIDE, SERVER_SIDE = 0, 1
 HELD_S = 0.002
 """What waits longer than that did not simply pass."""
 
-_KEPT_S = 150.0  # early data may be held until the last SYN was not answered
-_KEPT_LATER_S = 5.0
-_MOST_WAITING = 512  # in each direction of a flow: more than early data may have segments
-_RECENT = 64
-_VOTES = 3
-_MOST_VOTES = 4096  # shifts that may be the one, of a flow that is seen from its middle
 
-
-class _Way:
-    """One direction: what came and what left."""
-
-    __slots__ = ("came_to", "left_to", "pairing", "recent")
-
-    def __init__(self) -> None:
-        self.pairing: Pairing[Packet] = Pairing(_KEPT_S, _MOST_WAITING)
-        self.recent: deque[tuple[int, int, Packet]] = deque(maxlen=_RECENT)
-        self.came_to = 0
-        self.left_to = 0
-
-
-class Conversation:
-    """One flow. Packets are to be added in order of time; each then knows what became of it.
-
-    Attributes:
-        number: counts the capture's flows from 1.
-        first_seq: of its first packet, absolute; None for an ICMP error.
-        client, server: the endpoints on the clients' and on the servers' side.
-        syn: the client's first SYN, ``syns_left`` those that left for the server.
-        spoofed: the SYN-ACK that was made for the client; ``answered`` the server's own.
-        delta: what is added to the server's numbers on the clients' side, modulo 2**32, to get
-            those on its own; None: not known. ``tau`` likewise for its timestamps.
-        whole: the capture has the flow from its SYN on.
-    """
+class Conversation(Known):
+    """One flow. Packets are to be added in order of time; each then knows what became of it."""
 
     def __init__(self, client: Endpoint, server: Endpoint) -> None:
-        self.client = client
-        self.server = server
-        self.number = 0
-        self.first_seq: int | None = None
-        self.syn: Packet | None = None
-        self.last_syn: Packet | None = None
-        self.syns_left: list[Packet] = []
-        self.spoofed: Packet | None = None
-        self.answered: Packet | None = None
-        self.last_answer: Packet | None = None
-        self.refusal: Packet | None = None
-        self.unreachable: Packet | None = None
-        self.given_up: Packet | None = None
-        self.first_onward: Packet | None = None
-        self.delta: int | None = None
-        self.tau: int | None = None
-        self._ends: set[bool | None] = set()
+        super().__init__(client, server)
         self.last_s = 0.0
-        self._up, self._down = _Way(), _Way()
-        self._ours: Space | None = None
+        self._ends: set[bool | None] = set()
+        self._up, self._down = Way(self.recent), Way(deque(maxlen=RECENT))
         self._theirs: list[Space | None] = [None, None]
-        self._waiting: deque[Packet] = deque(maxlen=_RECENT)
-        self._errors: deque[Packet] = deque(maxlen=8)
-        self._votes: Counter[tuple[int, int | None]] = Counter()
+        self._waiting: deque[Packet] = deque(maxlen=RECENT)
+        self._errors = Errors()
+        self._votes = Votes()
 
     @property
-    def whole(self) -> bool:
-        """Whether the capture has the flow from its SYN on."""
-        return self.syn is not None
+    def held(self) -> int:
+        """How much is kept of its packets, beside the few that have names."""
+        kept: tuple[Sized, ...] = (
+            *(self._up, self._down, self._waiting),
+            *(self._errors, self._votes, self.syns_left),
+        )
+        return sum(map(len, kept))
 
-    @property
-    def name(self) -> str:
-        """The flow as the log writes it."""
-        return f"{endpoint_name(self.client)}>{endpoint_name(self.server)}"
-
-    @property
-    def translated(self) -> bool:
-        """Whether the client was answered by the service; None of it is if it passes untouched."""
-        return self.spoofed is not None or bool(self.delta)
-
-    @property
-    def isn_client(self) -> int | None:
-        """What the client's numbers are counted from; None if nothing is known of them."""
-        return None if self._ours is None else self._ours.isn
-
-    def recent_data(self) -> Iterator[Packet]:
-        """Give the client's latest packets with data."""
-        return (packet for _, _, packet in self._up.recent)
+    def shed(self) -> None:
+        """Keep no packets but those that have names: later ones are still told apart by number."""
+        self._up.shed()
+        self._down.shed()
+        self._waiting.clear()
+        self._errors.clear()
+        self._votes.clear()
+        del self.syns_left[1:-1]
 
     @property
     def knows_both_sides(self) -> bool:
@@ -117,42 +68,10 @@ class Conversation:
         """Whether both sides have sent FIN, or one RST."""
         return None in self._ends or len(self._ends) == 2
 
-    def shifts(self) -> str:
-        """Return Δ and τ in words."""
-        said = f"Δ = {self.delta}"
-        if self.tau is not None:
-            said += f", τ = {self.tau} for timestamps"
-        return said
-
-    def why_kept(self, packet: Packet) -> list[str]:
-        """Say what is known of a packet that came and was not seen to leave."""
-        segment = packet.segment
-        if self.spoofed is None:
-            return []
-        if segment is None:
-            early = packet is self.unreachable
-            return (
-                ["about the SYN: the client, connected already, would ignore it"] if early else []
-            )
-        said = []
-        if segment.flags & tcp.SYN and packet.to_server and packet is not self.syn:
-            said.append(
-                "the client's SYN again: it is answered here, the server is not asked twice"
-            )
-        elif packet is self.refusal or (segment.flags & tcp.RST and self.answered is None):
-            whose = "server" if not packet.to_server else "client"
-            said.append(f"the {whose}'s RST; the other end knows other numbers")
-        elif packet.to_server and self._is_early(packet):
-            said.append("early data: it cannot be passed on before the server has answered")
-        return said
-
-    def _is_early(self, packet: Packet) -> bool:
-        return self.answered is None or packet.time_ns < self.answered.time_ns
-
     def add(self, packet: Packet) -> None:
         """Take in the flow's next packet."""
         if packet.quote is not None:
-            self._add_error(packet)
+            self._errors.add(self, packet)
             return
         flags = segment_of(packet).flags
         if flags & tcp.SYN and not flags & tcp.ACK:
@@ -174,18 +93,18 @@ class Conversation:
             self._plain(packet)  # simultaneous open, or a connection from the servers' side
             return
         if packet.came:
-            if self._ours is None:
-                self._ours = Space(segment.seq)
+            if self.ours is None:
+                self.ours = Space(segment.seq)
                 self._up.came_to = self._up.left_to = 1
             self.syn = self.syn or packet
             self.last_syn = packet
             return
         again = bool(self.syns_left)
         self.syns_left.append(packet)
-        if len(self.syns_left) > _RECENT:
+        if len(self.syns_left) > RECENT:
             del self.syns_left[1]  # the first and the last ones are spoken of
         if self.last_syn is None:
-            self._ours = self._ours or Space(segment.seq)
+            self.ours = self.ours or Space(segment.seq)
             packet.role = Role.BEFORE
             return
         if again and (self.spoofed is not None or self.last_syn.onward):
@@ -213,7 +132,7 @@ class Conversation:
         size = segment_of(syn).payload_length
         self._up.left_to = 1 + size
         kept = f"kept back for {between(came, syn)}, until there was data to go with it"
-        for start, end, packet in self._up.recent:
+        for start, end, packet in self.recent:
             if start <= size and end > 1:
                 took = min(end - 1, size) - (start - 1)
                 packet.role = Role.PASSED
@@ -227,7 +146,7 @@ class Conversation:
 
     def _add_syn_ack(self, packet: Packet) -> None:
         segment = segment_of(packet)
-        self._ours = self._ours or Space(add(segment.ack, -1))
+        self.ours = self.ours or Space(add(segment.ack, -1))
         if packet.came:
             self.last_answer = packet
             if self.answered is None:
@@ -273,7 +192,7 @@ class Conversation:
         asked = self.last_syn
         if asked is not None and asked is not self.syn and follows_soon(asked, packet):
             why = f"the client's SYN came again ({asked.tag})"
-        elif self._up.recent or self.first_onward is not None:
+        elif self.recent or self.first_onward is not None:
             why = "why is not to be seen here"
         else:
             why = "the client has not acknowledged it yet"
@@ -296,7 +215,7 @@ class Conversation:
 
     def _catch_up(self) -> None:
         """Look again at what came before its numbers could be told."""
-        waiting, self._waiting = self._waiting, deque(maxlen=_RECENT)
+        waiting, self._waiting = self._waiting, deque(maxlen=RECENT)
         for packet in waiting:
             if packet.role is Role.UNKNOWN:
                 self._arrived(packet)
@@ -323,27 +242,21 @@ class Conversation:
 
     def _acknowledges_syn(self, packet: Packet) -> bool:
         """Whether a RST is for a SYN of ours; any other may be a stranger's (RFC 9293, 3.10.7)."""
-        taken = distance(self._ours.isn, segment_of(packet).ack) if self._ours is not None else 0
+        taken = distance(self.ours.isn, segment_of(packet).ack) if self.ours is not None else 0
         return any(1 <= taken <= 1 + segment_of(syn).payload_length for syn in self.syns_left)
 
     def _is_known(self, packet: Packet) -> bool:
         """Whether its numbers can be counted from an ISN."""
-        return self._ours is not None and self._theirs[packet.tap] is not None
+        return self.ours is not None and self._theirs[packet.tap] is not None
 
     def _arrived(self, packet: Packet) -> None:
         shape = self._shape(packet)
-        way = self._up if packet.to_server else self._down
-        if shape.length:
-            if shape.end <= way.came_to:
-                self._repetition(way, packet, shape)
-            way.came_to = max(way.came_to, shape.end)
-            way.recent.append((shape.seq, shape.end, packet))
-        elif self._is_third_ack(packet):
+        if not shape.length and self._is_third_ack(packet):
             packet.because.append(
                 "acknowledges the spoofed SYN-ACK: the server must not see that before it has "
                 "answered"
             )
-        way.pairing.came(packet, shape, packet.time_s)
+        (self._up if packet.to_server else self._down).came(packet, shape)
 
     def _is_third_ack(self, packet: Packet) -> bool:
         """Whether it is a bare ACK of the client's while the server has not answered."""
@@ -351,31 +264,12 @@ class Conversation:
         early = self.spoofed is not None and self.answered is None
         return packet.to_server and bare and early
 
-    def _repetition(self, way: _Way, packet: Packet, shape: Shape) -> None:
-        first = next(
-            (p for start, end, p in way.recent if start <= shape.seq and shape.end <= end), None
-        )
-        if first is None:
-            packet.because.append("sent again, or overtaken on the way: data behind it had come")
-            return
-        packet.repeats = first
-        said = f"a repetition of {first.tag}, {between(first, packet)} after it"
-        if shape.end > way.left_to:
-            said += ", whose data had not left yet"
-        elif first.onward:
-            left = first.onward[-1]
-            said += f", which had left as {left.tag} {between(left, packet)} before"
-        packet.because.append(said)
-
     def _add_departure(self, packet: Packet) -> None:
         if not self._is_known(packet):
             self._leave_unnumbered(packet)
             return
-        shape = self._shape(packet)
         way = self._up if packet.to_server else self._down
-        origin = way.pairing.left(shape, packet.time_s)
-        if shape.length:
-            way.left_to = max(way.left_to, shape.end)
+        origin = way.left(packet, self._shape(packet))
         if origin is not None:
             self._pass(origin, packet)
         elif not self.whole or not self.translated:
@@ -384,8 +278,8 @@ class Conversation:
             self._made(packet)
         if packet.to_server and self.first_onward is None and self.answered is not None:
             self.first_onward = packet
-            for one in (self._up, self._down):
-                one.pairing.keep_s = _KEPT_LATER_S
+            self._up.early_data_is_over()
+            self._down.early_data_is_over()
 
     def _leave_unnumbered(self, packet: Packet) -> None:
         """Deal with what left while one side's numbers are not known."""
@@ -398,38 +292,10 @@ class Conversation:
             self._made(packet)
         else:
             packet.role = Role.BEFORE
-            self._vote(packet)
-
-    def _vote(self, packet: Packet) -> None:
-        """Find the shift from the packets alone, where the capture lacks the handshake.
-
-        What left had come a moment before, with the same numbers in its sender's space. Often
-        several packets fit; but only the true shift fits again and again.
-        """
-        if not segment_of(packet).flags & tcp.ACK:
-            return
-        candidates = {
-            shift_between(one, packet): one
-            for one in self._waiting
-            if one.role is Role.UNKNOWN
-            and packet.time_s - one.time_s <= SOON_S
-            and same_but_for_shift(one, packet)
-        }
-        if not candidates:
-            return
-        if len(self._votes) > _MOST_VOTES:
-            self._votes.clear()
-        self._votes.update(candidates.keys())
-        (best, count), *others = self._votes.most_common(2)
-        sure = count >= _VOTES and not (others and 2 * others[0][1] > count)
-        if len(candidates) == 1 and packet.to_server and segment_of(packet).payload_length:
-            # The client's numbers are its own on both sides, so its data is found exactly.
-            (best,) = candidates
-            sure = True
-        if not sure or best not in candidates:
-            return
-        self._learn_from(candidates[best], packet)
-        self._pass(candidates[best], packet)
+            came = self._votes.find(packet, self._waiting)
+            if came is not None:
+                self._learn_from(came, packet)
+                self._pass(came, packet)
 
     def _learn_from(self, came: Packet, left: Packet) -> None:
         """Count the numbers from these two on, which are the same packet."""
@@ -438,15 +304,15 @@ class Conversation:
         self.delta, self.tau = shift_between(came, left)
         there = segment_of(came if came.tap == SERVER_SIDE else left)
         ours, far = (there.seq, there.ack) if left.to_server else (there.ack, there.seq)
-        self._ours = Space(ours)
+        self.ours = Space(ours)
         self._theirs = [Space(add(far, -self.delta)), Space(far)]
-        for way in (self._up, self._down):
-            way.pairing.keep_s = _KEPT_LATER_S
+        self._up.early_data_is_over()
+        self._down.early_data_is_over()
         self._catch_up()
 
     def _shape(self, packet: Packet) -> Shape:
         segment = segment_of(packet)
-        ours, theirs = self._ours, self._theirs[packet.tap]
+        ours, theirs = self.ours, self._theirs[packet.tap]
         assert ours is not None
         assert theirs is not None
         seqs, acks = (ours, theirs) if packet.to_server else (theirs, ours)
@@ -488,34 +354,3 @@ class Conversation:
     def _made(self, packet: Packet) -> None:
         packet.role = Role.MADE
         packet.because.append(own_packets.reason(self, packet))
-
-    # ICMP errors.
-
-    def _add_error(self, packet: Packet) -> None:
-        if packet.came:
-            self._errors.append(packet)
-            if not packet.to_server and self.answered is None and self.syns_left:
-                self.unreachable = packet
-            return
-        for came in self._errors:
-            if (
-                came.role is Role.UNKNOWN
-                and came.to_server == packet.to_server
-                and packet.time_s - came.time_s <= SOON_S
-                and self._quotes_same(came, packet)
-            ):
-                came.role, packet.role = Role.PASSED, Role.LEFT
-                came.settled = True
-                came.onward.append(packet)
-                packet.origin = came
-                return
-        packet.role = Role.MADE
-        packet.because.append("an ICMP error of this host's")
-
-    def _quotes_same(self, came: Packet, left: Packet) -> bool:
-        there, here = came.quote, left.quote
-        assert there is not None
-        assert here is not None
-        # The server's numbers are quoted on the way to the server, and shifted.
-        shift = (self.delta or 0) if left.to_server else 0
-        return here.seq in (there.seq, add(there.seq, shift))

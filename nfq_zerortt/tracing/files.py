@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from nfq_zerortt.errors import ConfigError
-from nfq_zerortt.tracing.pcapng import Writer
+from nfq_zerortt.tracing.pcapng import Out, Writer
+from nfq_zerortt.tracing.stdout import StandardOutput
 
-Head = Callable[[BinaryIO], Writer]
+Head = Callable[[Out], Writer]
 """Begins a file."""
 
 
 class Files:
     """One file, or with ``ring_bytes`` many: of the newest ``keep`` of them each is that long.
 
-    ``writer`` is that of the present one. ``-`` is stdout.
+    ``writer`` is that of the present one.
     """
 
-    def __init__(self, path: str, head: Head, ring_bytes: int = 0, keep: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | StandardOutput,
+        head: Head,
+        ring_bytes: int = 0,
+        keep: int = 0,
+    ) -> None:
         """Begin; ConfigError if it cannot be written to."""
         self._path = path
         self._head = head
@@ -29,14 +35,14 @@ class Files:
         self._keep = keep
         self._number = 0
         self._written: deque[Path] = deque()
-        self._out: BinaryIO
+        self._out: BinaryIO | StandardOutput
         self.writer: Writer
         self._open()
 
     @property
     def names(self) -> list[str]:
         """The files that there are now."""
-        return [str(path) for path in self._written] or [self._path]
+        return [str(path) for path in self._written] or ["-"]
 
     def make_room(self) -> None:
         """Begin the next file if this one is full."""
@@ -49,14 +55,13 @@ class Files:
         self._out.flush()
 
     def close(self) -> None:
-        """Finish the present file."""
-        self._out.flush()
-        if self._path != "-":
+        """Finish the present file. What stdout has not taken by then, it does not get."""
+        if not isinstance(self._out, StandardOutput):
             self._out.close()
 
     def _open(self) -> None:
-        if self._path == "-":
-            self._out = sys.stdout.buffer
+        if isinstance(self._path, StandardOutput):
+            self._out = self._path
         else:
             path = Path(self._path)
             if self._ring_bytes:

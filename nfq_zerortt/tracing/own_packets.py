@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from nfq_zerortt.tracing.known import Known
 from nfq_zerortt.tracing.packets import Packet, Role, follows_soon, segment_of
 from nfq_zerortt.tracing.words import between, counted
 from nfq_zerortt.wire import flags as tcp
 from nfq_zerortt.wire.seqnum import distance
 
-if TYPE_CHECKING:
-    from nfq_zerortt.tracing.conversations import Conversation
-
 _NOT_SEEN = "why is not to be seen here"
 _IN_THE_LOG = f"{_NOT_SEEN}: the service's log has it (flow.reset)"
 
 
-def reason(flow: Conversation, packet: Packet) -> str:
+def reason(flow: Known, packet: Packet) -> str:
     """Say what it was for, or that this does not show."""
     return _for_server(flow, packet) if packet.to_server else _for_client(flow, packet)
 
 
-def _for_client(flow: Conversation, packet: Packet) -> str:
+def _for_client(flow: Known, packet: Packet) -> str:
     segment = segment_of(packet)
     if segment.flags & tcp.RST:
         return _why_client_is_reset(flow, packet)
@@ -46,7 +42,7 @@ def _for_client(flow: Conversation, packet: Packet) -> str:
     return _NOT_SEEN
 
 
-def _why_client_is_reset(flow: Conversation, packet: Packet) -> str:
+def _why_client_is_reset(flow: Known, packet: Packet) -> str:
     refused, gone = flow.refusal, flow.unreachable
     if refused is not None:
         return (
@@ -64,10 +60,10 @@ def _why_client_is_reset(flow: Conversation, packet: Packet) -> str:
     return _IN_THE_LOG
 
 
-def _why_duplicate(flow: Conversation, block: tuple[int, int]) -> str:
+def _why_duplicate(flow: Known, block: tuple[int, int]) -> str:
     needless = [
         p.tag
-        for p in flow.recent_data()
+        for _, _, p in flow.recent
         if p.role is Role.UNKNOWN
         and distance(block[0], segment_of(p).seq) >= 0
         and distance(segment_of(p).end_seq, block[1]) >= 0
@@ -79,7 +75,7 @@ def _why_duplicate(flow: Conversation, block: tuple[int, int]) -> str:
     )
 
 
-def _for_server(flow: Conversation, packet: Packet) -> str:
+def _for_server(flow: Known, packet: Packet) -> str:
     segment, answer = segment_of(packet), flow.last_answer
     if segment.flags & tcp.RST:
         return _why_server_is_reset(flow)
@@ -92,7 +88,7 @@ def _for_server(flow: Conversation, packet: Packet) -> str:
     return _NOT_SEEN
 
 
-def _why_server_is_reset(flow: Conversation) -> str:
+def _why_server_is_reset(flow: Known) -> str:
     if flow.given_up is not None:
         return f"the client has reset the connection ({flow.given_up.tag})"
     answer = flow.last_answer

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 _SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 5, 6
 _BYTE_ORDER = 0x1A2B3C4D
@@ -35,11 +35,18 @@ class Interface:
     snaplen: int
 
 
+class Out(Protocol):
+    """Where it is written."""
+
+    def write(self, data: bytes, /) -> object:
+        """Write it."""
+
+
 class Writer:
     """Writes one section. After each call the file is complete; ``size`` is that of it, bytes."""
 
     def __init__(
-        self, out: BinaryIO, interfaces: Sequence[Interface], application: str, comment: str = ""
+        self, out: Out, interfaces: Sequence[Interface], application: str, comment: str = ""
     ) -> None:
         """Write the section's head; ``application`` is the program's name and version."""
         self._out = out

@@ -15,7 +15,6 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 from nfq_zerortt.errors import ConfigError, ZeroRttError
@@ -73,12 +72,7 @@ class Taking:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._tcpdump.abort()
         os.close(self._pipe)
 

@@ -1,8 +1,8 @@
 """The trace itself: packets taken, watched for a while, and written with their comments.
 
 What a packet was for may show only later: early data is held for a round trip. So each is kept
-until it is clear, or for PATIENCE_S at most; and at most MOST packets are kept. They are written in
-the order in which they were seen.
+until it is clear, or for PATIENCE_S at most; and at most MOST packets are kept, of MOST_BYTES. They
+are written in the order in which they were seen.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from nfq_zerortt.tracing.files import Files
 from nfq_zerortt.tracing.flow_table import Conversations
 from nfq_zerortt.tracing.link_layer import RAW
 from nfq_zerortt.tracing.packets import Packet, Role, Seen, headers_end, read
-from nfq_zerortt.tracing.pcapng import Interface, Writer
+from nfq_zerortt.tracing.pcapng import Interface, Out, Writer
 from nfq_zerortt.tracing.selection import Selection
 from nfq_zerortt.tracing.taking import Taking
 
 PATIENCE_S = 3.0
 MOST = 30_000
+MOST_BYTES = 1 << 25
+"""With --snaplen a packet may have 64 kB."""
 _TURN_S = 0.1
 _FLUSH_S = 0.5
 _END_S = 10.0
@@ -61,7 +63,8 @@ class Tracer:
         self._selection = selection
         self._patience_ns = int(patience_s * 1e9)
         self._flows = Conversations()
-        self._waiting: deque[tuple[Packet, Conversation]] = deque()
+        self._waiting: deque[tuple[Packet, Conversation, bytes]] = deque()
+        self._bytes = 0
         self._newest_ns = 0
         self._taken = [0, 0]
         self.summary = Summary()
@@ -73,7 +76,12 @@ class Tracer:
             return
         self.summary.packets += 1
         self._taken[packet.tap] += 1
-        self._waiting.append((packet, self._flows.add(packet)))
+        headers = seen.data[: headers_end(packet)]
+        if len(headers) < len(seen.data):  # it may be remembered for long
+            packet = read(packet.number, seen._replace(data=headers)) or packet
+        data = seen.data if self._with_data else headers
+        self._waiting.append((packet, self._flows.add(packet), data))
+        self._bytes += len(data)
         self._newest_ns = max(self._newest_ns, packet.time_ns)
         self.write()
 
@@ -82,18 +90,20 @@ class Tracer:
         waiting = self._waiting
         now_ns = self._newest_ns = max(now_ns, self._newest_ns)
         while waiting:
-            packet, flow = waiting[0]
+            packet, flow, data = waiting[0]
             clear = packet.settled or packet.role in (Role.LEFT, Role.MADE, Role.BEFORE)
             old = now_ns - packet.time_ns >= self._patience_ns
-            if not clear and not old and len(waiting) <= MOST:
+            full = len(waiting) > MOST or self._bytes > MOST_BYTES
+            if not (clear or old or full):
                 return
             waiting.popleft()
-            self._write(packet, flow)
+            self._bytes -= len(data)
+            self._write(packet, flow, data)
 
     def finish(self) -> None:
         """Write all that is left."""
-        for packet, flow in self._waiting:
-            self._write(packet, flow)
+        for packet, flow, data in self._waiting:
+            self._write(packet, flow, data)
         self._waiting.clear()
 
     def count(self, counts: CaptureCounts) -> None:
@@ -105,7 +115,7 @@ class Tracer:
             dropped = counts.dropped if tap == 0 else 0
             self._files.writer.statistics(tap, self._newest_ns, taken, dropped)
 
-    def _write(self, packet: Packet, flow: Conversation) -> None:
+    def _write(self, packet: Packet, flow: Conversation, data: bytes) -> None:
         watched_ms = (self._newest_ns - packet.time_ns) / 1e6
         said = comment(packet, flow, self._interfaces, watched_ms)
         self.summary.commented += bool(said)
@@ -113,14 +123,14 @@ class Tracer:
         self._files.writer.packet(
             packet.tap,
             packet.time_ns,
-            packet.data if self._with_data else packet.data[: headers_end(packet)],
+            data,
             packet.length,
             outgoing=packet.outgoing,
             comment=said,
         )
 
 
-def head(interfaces: tuple[str, str], snaplen: int, about: str) -> Callable[..., Writer]:
+def head(interfaces: tuple[str, str], snaplen: int, about: str) -> Callable[[Out], Writer]:
     """Return what begins a file; ``about`` is a sentence about the service."""
     described = [
         Interface(name, description, RAW, snaplen)
