@@ -41,6 +41,10 @@ case $purpose in
             iputils-ping nftables openssl haproxy)
         # The package is built, installed in a container, and its service run there.
         packages+=(debhelper kmod systemd systemd-container)
+        # It asks what the dashboard and the alerts ask.
+        services+=(prometheus)
+        # It reads the traces.
+        services+=(tshark)
         # What vagrant/ is checked with; no virtual machine is started.
         services+=(vagrant vagrant-libvirt)
         ;;

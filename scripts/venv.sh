@@ -42,8 +42,9 @@ venv_is_ready() { [[ $(cat ".venv/ready$1" 2>/dev/null) == "$(fingerprint)" ]]; 
 # build_venv EXTRAS PYTHON: makes .venv, or brings it up to date. EXTRAS: empty, or [dev].
 build_venv() {
     local extras=$1 python=$2 started=$SECONDS
+    [[ -e .venv || -w . ]] || fail "$PWD cannot be written to, and .venv belongs there"
     [[ ! -e .venv || -w .venv ]] ||
-        fail ".venv was made by another user and needs an update: run make with sudo once"
+        fail ".venv needs an update and cannot be written to: if another user made it, run make with sudo once"
 
     # An interrupted pip leaves libraries that look complete: begin again.
     if [[ -e .venv/unfinished ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
@@ -58,6 +59,7 @@ build_venv() {
     # The C that NetfilterQueue 1.1.0 ships compiles on no Python we support: Cython must write it
     # anew. What builds it is therefore put into .venv first, and used from there.
     say "installing nfq_zerortt$extras and its libraries"
+    pip_can_cache || export PIP_NO_CACHE_DIR=1
     pip_install setuptools wheel Cython
     pip_install --no-build-isolation --editable ".$extras"
     logged 'loading what was installed' .venv/bin/python -c 'import iptc, netfilterqueue, nfq_zerortt'
@@ -68,7 +70,14 @@ build_venv() {
     say "ready after $((SECONDS - started)) s: .venv/bin/nfq-zerortt"
 }
 
+# What pip builds it puts into its cache first, and gives up if that cannot be written.
+pip_can_cache() {
+    local cache
+    cache=$(.venv/bin/python -m pip cache dir 2>/dev/null) && mkdir -p "$cache" 2>/dev/null &&
+        [[ -w $cache ]]
+}
+
 pip_install() {
-    logged 'pip install' .venv/bin/python -m pip install --disable-pip-version-check \
+    logged 'pip install (it needs the Python package index, or PIP_FIND_LINKS)' .venv/bin/python -m pip install --disable-pip-version-check \
         --constraint constraints.txt "$@"
 }
