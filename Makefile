@@ -9,13 +9,13 @@ bin := .venv/bin
 shell_files := packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm \
 	.ci/run $(wildcard scripts/*.sh scripts/no-services/* vagrant/*/*.sh vagrant/*/*/*.sh)
 
-# Tests that need no packets take seconds, and say most when something is wrong.
+# Tests that need no packets take a minute, and say most when something is wrong.
 fast_tests := $(wildcard tests/wire tests/core tests/scenarios tests/test_*.py)
 other_tests := $(filter-out $(fast_tests:=/) tests/__pycache__/,$(wildcard tests/*/))
 
-# As many at a time as processors (pytest-xdist): more, and captures lose packets. One after the
-# other: ARGS='-n 0', as --pdb wants it.
-several = -n $$(nproc) --dist worksteal
+# As many at a time as processors (pytest-xdist): more, and captures lose packets. One more is for
+# those that wait (tests/conftest.py). One after the other: ARGS='-n 0', as --pdb wants it.
+several = -n $$(($$(nproc) + 1)) --dist worksteal
 
 # Expanded before the first line of a recipe runs, so that nothing is done by half.
 need_root = $(if $(filter 0,$(shell id -u)),,$(error make $@ needs root \
@@ -37,7 +37,7 @@ test: ## all tests, several at a time (root)
 	@bash scripts/setup.sh test
 	@$(bin)/pytest $(several) $(fast_tests) $(other_tests) $(ARGS)
 
-fast: ## the tests without packets, in seconds
+fast: ## the tests without packets, in a minute
 	@bash scripts/setup.sh fast
 	@$(bin)/pytest $(fast_tests) $(ARGS)
 

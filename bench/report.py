@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Result:
 def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -100,9 +102,9 @@ def as_page(results: Sequence[Result], host: Mapping[str, Any]) -> str:
         "that measures it alone (as root). Everything ran on one machine: four hosts as network",
         "namespaces, the WAN, clients and servers share its cores with the service.",
         "",
-        f"nfq_zerortt {host['version']}, Python {host['python']}, Linux {host['kernel']}, "
-        f"{host['cores']} cores ({host['processor']}); the load average before was "
-        f"{host['load_average']:.1f}.",
+        f"Measured on {host['date']}: nfq_zerortt {host['version']}, Python {host['python']}, "
+        f"Linux {host['kernel']}, {host['cores']} cores ({host['processor']}); the load average "
+        f"before was {host['load_average']:.1f}.",
         "",
     ]
     for result in results:

@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ import pytest
 from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
 from nfq_zerortt.observe import control
 from nfq_zerortt.observe.control import ControlServer, Request
-from nfq_zerortt.observe.control_client import ask
+from nfq_zerortt.observe.control_client import ask, ask_each
 from nfq_zerortt.observe.control_path import ControlPath, PathError
 from nfq_zerortt.slices import SLICE_S
 
@@ -135,6 +135,75 @@ def test_a_value_and_an_array(path: Path) -> None:
         assert ask(path, "many") == list(range(50_000))
 
 
+def test_an_array_comes_element_by_element(path: Path) -> None:
+    """However the answer is cut up on its way, elements are given when they are whole."""
+    records = [{"text": "ü]},{" * (number % 50), "number": number} for number in range(3000)]
+    with Serving(
+        path,
+        none=lambda: iter(()),
+        numbers=lambda: iter(range(50_000)),
+        records=lambda: iter(records),
+        add=Request(add, frozenset("a")),
+        fail=fail,
+    ):
+        assert list(ask_each(path, "none")) == []
+        assert list(ask_each(path, "numbers")) == list(range(50_000))
+        assert list(ask_each(path, "records")) == records
+        assert list(ask_each(path, "records", tuple)) == [tuple(one.items()) for one in records]
+        with pytest.raises(ZeroRttError, match="not today"):
+            list(ask_each(path, "fail"))
+    with pytest.raises(ZeroRttError, match="no service answers"):
+        list(ask_each(path, "none"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_an_array_that_comes_in_small_pieces(path: Path, size: int) -> None:
+    answer = b'{"answer":[12,{"a":[1,2]},"]"]}\n'
+    with one_answer(path, [answer[at : at + size] for at in range(0, len(answer), size)]):
+        assert list(ask_each(path, "any")) == [12, {"a": [1, 2]}, "]"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "hung up"),
+        (b'{"ans', "hung up"),
+        (b'{"answer":[1,2', "hung up"),
+        (b'{"answer":[1,{"a":', "hung up"),
+        (b"220 mail.example.net\n", "no service of this kind"),
+    ],
+)
+def test_an_array_that_breaks_off_is_an_error(path: Path, answer: bytes, words: str) -> None:
+    with one_answer(path, [answer]), pytest.raises(ZeroRttError, match=words):
+        list(ask_each(path, "any"))
+
+
+@contextmanager
+def one_answer(path: Path, pieces: list[bytes]) -> Iterator[None]:
+    """Serve one client: whatever it asks, it gets these pieces, one after the other."""
+    taken = ControlPath.take(path)
+
+    def serve() -> None:
+        client, _ = taken.listener.accept()
+        with client, suppress(BrokenPipeError):  # it has what it wanted
+            client.recv(1000)
+            for piece in pieces:
+                client.sendall(piece)
+                time.sleep(0.001)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(PATIENCE_S)
+        taken.close()
+
+
+def fail() -> object:
+    raise ZeroRttError("not today")
+
+
 def test_many_requests_on_one_connection(path: Path) -> None:
     with Serving(path, one=lambda: 1, all=lambda: iter("ab")), connect(path) as client:
         say(client, '{"request":"one"}\n{"request":"all"}\n{"request":', '"one"}\n')
@@ -164,9 +233,6 @@ def test_many_requests_on_one_connection(path: Path) -> None:
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(path: Path, line: bytes, words: str) -> None:
-    def fail() -> object:
-        raise ZeroRttError("not today")
-
     with (
         Serving(path, add=Request(add, frozenset("ab")), fail=fail) as serving,
         connect(path) as client,

@@ -98,8 +98,8 @@ def test_the_bounds_are_as_documented() -> None:
     assert "Eight clients are served" in TEXT
     assert f"asks nothing for {control.SILENT_S:.0f} s" in TEXT
     assert f"does not read for {control.SLOW_S:.0f} s" in TEXT
-    assert SLICE_S == 0.00025
-    assert "quarter of a millisecond" in TEXT
+    assert SLICE_S == 0.0002
+    assert "fifth of a millisecond" in TEXT
     assert f"its last {recent.MOST:,} [events]" in TEXT
     assert f"and {recent.MOST_CAPPED} more" in TEXT
     assert WINDOW_S == 10

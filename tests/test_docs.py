@@ -25,7 +25,7 @@ from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.observe.events import LEVELS
 from nfq_zerortt.observe.packets import packet_event
 from nfq_zerortt.wire.options import OptionSet
-from scripts import state_diagram
+from scripts import manual, state_diagram
 from tests.scenarios.script import Numbers, Run, scripts
 
 ROOT = Path(__file__).parent.parent
@@ -184,7 +184,7 @@ def reasons_in_the_code() -> set[str]:
             values = call.args[1:2]
         elif name == Send.__name__:
             values = call.args[2:3]
-        elif name in {"close", "abandon", "_pass", "leave_alone"}:
+        elif name in {"close", "abandon", "let_pass", "leave_alone"}:
             values = call.args[1:]
         elif name == "report" and "reason" in words:
             values = [words["reason"]]
@@ -244,10 +244,9 @@ def test_the_documented_range_is_the_allowed_one(row: list[str], tmp_path: Path)
             load(value)
 
 
-def test_the_example_file_is_accepted(tmp_path: Path) -> None:
-    examples = re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.DOTALL)
-    assert examples
-    for example in examples:
+@document
+def test_the_configurations_that_are_shown_are_accepted(path: Path, tmp_path: Path) -> None:
+    for example in re.findall(r"```toml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
         file = tmp_path / "config.toml"
         file.write_text(example, encoding="utf-8")
         assert settings.load(file) != settings.Config()
@@ -318,6 +317,18 @@ def test_the_make_targets_that_are_shown_exist(path: Path) -> None:
     assert shown <= targets
 
 
+def test_what_is_said_of_the_manual_pages_is_made(tmp_path: Path) -> None:
+    """Every file that the how-to installs or shows is one that its first command makes."""
+    text = (ROOT / "docs/howto/manual.md").read_text(encoding="utf-8")
+    made = "build/manual"
+    assert f"python -m scripts.manual {made}" in text
+    assert manual.main([str(tmp_path)]) == 0
+    named = set(re.findall(rf"{made}/([\w./*-]+)", text))
+    assert len(named) >= 5
+    for name in named:
+        assert list(tmp_path.glob(name)), name
+
+
 # --- links --------------------------------------------------------------------------------
 
 
@@ -360,6 +371,7 @@ def test_the_checks_look_at_something() -> None:
         "links": lambda text: re.findall(r"\]\(([^)\s]+)\)", text),
         "commands": lambda text: list(shown_commands(text)),
         "tests": lambda text: re.findall(r"`tests/[\w./-]+::\w+`", text),
+        "configurations": lambda text: re.findall(r"```toml\n(.*?)```", text, re.DOTALL),
     }
     for name, finder in finders.items():
         assert any(finder(path.read_text(encoding="utf-8")) for path in DOCUMENTS), name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import struct
 import subprocess
 import sys
 from collections import defaultdict
@@ -13,12 +15,13 @@ from xml.etree import ElementTree
 import pytest
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
-from scapy.utils import PcapWriter, RawPcapNgReader
+from scapy.utils import PcapWriter, RawPcapNgReader, RawPcapWriter
 
 from nfq_zerortt.explaining import flows, logs, page, terminal
 from nfq_zerortt.explaining.captures import read_captures
 from nfq_zerortt.tracing.flow_table import Conversations
 from nfq_zerortt.tracing.packets import Packet, Seen, read
+from nfq_zerortt.wire import flags as tcp
 from tests.traces import CAPTURES, events_of
 
 FAILURES = {
@@ -212,6 +215,115 @@ def test_one_side_shows_what_it_can(tmp_path: Path) -> None:
     assert re.search(r"The SYN was answered after 0\.\d+ ms \(#2\)\.", said)
     assert "Of the client's segments 1 brought nothing beyond what had come" in said
     assert "held" not in said.replace("Whether anything was held, changed or made", "")
+
+
+@pytest.mark.parametrize("interface", [b"eth0", b"eth1"])
+@pytest.mark.parametrize("name", ["fastopen", "kernel", "unanswered", "too_big", "hold_ipv6"])
+def test_of_one_side_nothing_is_claimed_about_the_other(
+    name: str, interface: bytes, tmp_path: Path
+) -> None:
+    if name == "hold_ipv6":
+        said = words(explain(cooked(name, tmp_path / "one.pcap", interface)))
+    else:
+        said = words(explain(one_sided(name, interface, tmp_path / "one.pcap")))
+    assert "a capture of one side" in said
+    assert "Whether anything was held, changed or made on the way does not show here." in said
+    for claim in ("spoofed", "was passed on", "passed untouched", "not seen leaving", "saved"):
+        assert claim not in said
+
+
+def test_flows_of_two_runs_in_one_log_are_two(tmp_path: Path) -> None:
+    """After a restart the service counts from 1 again."""
+    first = (CAPTURES / "hold.jsonl").read_text(encoding="utf-8")
+    (number,) = {e["flow_id"] for e in map(json.loads, first.splitlines()) if e.get("flow_id")}
+    name = next(e["flow"] for e in map(json.loads, first.splitlines()) if e.get("flow"))
+    client = name.partition(">")[0]
+    log = tmp_path / "log"
+    log.write_text(first + first.replace(client, "10.0.1.2:1"), encoding="utf-8")
+    listed = explain(log)
+    assert "10.0.1.2:1>" in listed
+    assert name in listed
+    of_first = words(explain(log, "--flow", str(number)))
+    assert of_first == words(explain(CAPTURES / "hold.jsonl")), "nothing of the other is in it"
+    of_second = words(explain(log, "--flow", name.replace(client, "10.0.1.2:1")))
+    assert of_second.replace("10.0.1.2:1>", f"{client}>") == of_first
+
+
+@pytest.mark.parametrize(("back", "asymmetric"), [(1, False), (0, True)])
+def test_a_keepalive_probe_is_no_sign_of_another_way_back(back: int, *, asymmetric: bool) -> None:
+    """It has the number before the next one; an ACK that answers something has the next one."""
+    packets = list(read_captures([CAPTURES / "unanswered.pcapng"]).packets)
+    place, last = next(
+        (n, p)
+        for n, p in reversed(list(enumerate(packets)))
+        if p.tap == 0
+        and p.segment is not None
+        and p.to_server
+        and p.came
+        and p.segment.payload_length
+    )
+    assert last.segment is not None
+    probe = bytearray(last.data[: last.segment.payload_at])
+    at = last.segment.tcp
+    struct.pack_into(">I", probe, at + 4, (last.segment.end_seq - back) % (1 << 32))
+    probe[at + 13] = tcp.ACK
+    struct.pack_into(">H", probe, 2, len(probe))
+    known = Conversations()
+    made = []
+    seen = [Seen(p.time_ns, p.tap, p.outgoing, p.data, p.length) for p in packets]
+    probes = [
+        Seen(last.time_ns + turn * 1_000_000, 0, False, bytes(probe), len(probe)) for turn in (1, 2)
+    ]
+    for number, one in enumerate([*seen[: place + 1], *probes, *seen[place + 1 :]], 1):
+        packet = read(number, one)
+        assert packet is not None
+        flow = known.add(packet)
+        made.append(packet)
+    said = " ".join(line.text for line in flows.explanation(("eth0", "eth1"), flow, made).lines)
+    assert ("on a way that does not lead through this host" in said) == asymmetric
+
+
+_SLL = struct.Struct(">HHH8sH")
+_HOST, _OUTGOING = 0, 4  # packet types of linux/if_packet.h
+
+
+def cooked(name: str, out: Path, *interfaces: bytes) -> Path:
+    """Return the capture as tcpdump before 4.99.0 writes it for ``-i any``: Linux cooked v1."""
+    with (
+        RawPcapNgReader(str(CAPTURES / f"{name}.pcapng")) as reader,
+        RawPcapWriter(str(out), linktype=113, nano=True) as writer,
+    ):
+        writer.write_header(None)
+        for raw, about in reader:
+            if about.ifname in interfaces:
+                ns = about.tshigh << 32 | about.tslow
+                kind = _OUTGOING if about.direction == 2 else _HOST
+                protocol = 0x0800 if raw[0] >> 4 == 4 else 0x86DD
+                writer.write_packet(
+                    _SLL.pack(kind, 1, 6, bytes(8), protocol) + raw,
+                    sec=ns // 10**9,
+                    usec=ns % 10**9,
+                    wirelen=about.wirelen + _SLL.size,
+                )
+    return out
+
+
+@pytest.mark.parametrize("name", [*FAILURES, "hold", "hold_ipv6", "kernel"])
+def test_a_cooked_capture_that_names_no_interface_is_one_of_both_sides(
+    name: str, tmp_path: Path
+) -> None:
+    """Each packet is there twice; by its direction it is known where."""
+    said = words(explain(cooked(name, tmp_path / "any.pcap", b"eth0", b"eth1")))
+    assert "both sides (clients' side towards the client, servers' side towards the" in said
+    assert "sides were told by the directions of the packets" in said
+    for sentence in FAILURES.get(name, ("spoofed here", "it was held" if name != "kernel" else "")):
+        assert sentence in said
+
+
+def test_a_cooked_capture_of_one_interface_is_one_side(tmp_path: Path) -> None:
+    said = words(explain(cooked("hold", tmp_path / "any.pcap", b"eth0")))
+    assert "a capture of one side" in said
+    assert "directions" not in said
 
 
 def test_a_file_for_each_side(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
-from nfq_zerortt.cli.flow_tables import flow_table, learned_table
+from nfq_zerortt.cli.flow_tables import Screen, flow_lines, flow_table, learned_table
 from nfq_zerortt.core import descriptions
 from nfq_zerortt.core.remembered import by_server
 from tests.core.test_remembered import GOOD
@@ -72,6 +73,31 @@ def test_at_80_columns_nothing_is_lost() -> None:
 def test_fast_open_is_told(strategy: str, taken: int, words: str) -> None:
     (_, line) = printed(flow_table([flow(strategy=strategy, taken=taken)], narrow=False), 200)
     assert line.endswith("  " + words)
+
+
+@pytest.mark.parametrize("strategy", ["fastopen", "auto", "observe"])
+def test_very_many_flows_are_lines_that_look_the_same(strategy: str) -> None:
+    """They are made without rich, which would take a minute and a half."""
+    rows = [flow(strategy=strategy), flow(ipv6=True)]
+    drawn = printed(flow_table(rows, narrow=False), 300)
+    assert [line.rstrip() for line in flow_lines(rows)] == drawn
+    assert list(flow_lines([])) == ["no flows"]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_full_table_takes_no_minute(capsys: pytest.CaptureFixture[str], *, watched: bool) -> None:
+    """Nothing is given to rich that no screen can show."""
+    one = flow()
+    rows = ({**one, "flow_id": number} for number in range(20_000))
+    console = Console(file=io.StringIO(), width=200, height=24, force_terminal=True)
+    with Screen(learned=False, live=watched, console=console) as screen:
+        began = time.process_time()
+        screen.show(rows)
+        assert time.process_time() - began < 3, "rich takes 6 s for 20,000"
+    assert isinstance(console.file, io.StringIO)
+    drawn = console.file.getvalue().count("10.0.1.2:43210 >")
+    listed = capsys.readouterr().out.count("10.0.1.2:43210 >")
+    assert (0 < drawn < 100, listed) == (watched, 0 if watched else 20_000)
 
 
 @pytest.mark.parametrize("make", [lambda: flow_table([], narrow=True), lambda: learned_table([])])

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nfq_zerortt import measuring
 from nfq_zerortt.core import descriptions
 from nfq_zerortt.core.actions import Actions, Report, Side
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.observe import exposition, measuring
+from nfq_zerortt.observe import exposition
 from nfq_zerortt.observe.metrics import (
     BY_NAME,
     COUNTER,
@@ -325,6 +326,27 @@ def test_histograms_are_cumulative() -> None:
     assert len(buckets) == len(BY_NAME["server_rtt_seconds"].bounds) + 1
 
 
+def test_the_start_is_the_same_at_each_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer takes its time, so what is subtracted varies; an alert counts the changes."""
+    now, uptime = 1000.0, 0.0
+
+    def told() -> dict[str, Any]:
+        return {**stats(), "service": {**stats()["service"], "uptime_s": uptime}}
+
+    monkeypatch.setattr("nfq_zerortt.observe.exposition.time.time", lambda: now)
+    registry = exposition.registry(told)
+
+    def started() -> float | None:
+        return registry.get_sample_value("nfq_zerortt_start_time_seconds")
+
+    assert started() == 1000.0
+    for later, up in ((10.0, 9.7), (20.0, 20.4), (3600.0, 3598.0)):
+        now, uptime = 1000.0 + later, up
+        assert started() == 1000.0
+    now, uptime = 5000.0, 1.0
+    assert started() == 4999.0, "it was started anew"
+
+
 def test_without_a_service_it_is_down() -> None:
     def ask() -> dict[str, Any]:
         raise ZeroRttError("nobody is there")
@@ -407,6 +429,7 @@ def test_what_an_operator_must_know_has_an_alert() -> None:
     for name in (
         "nfq_zerortt_up",
         "nfq_zerortt_queue_dropped_total",
+        "nfq_zerortt_queues_unread",
         "nfq_zerortt_syn_ack_seconds_bucket",
         "flow_table_full",
         "too_many_half_open",

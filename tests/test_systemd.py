@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from nfq_zerortt import config as settings
+from nfq_zerortt import measuring
 from nfq_zerortt.config import Config, Limits
-from nfq_zerortt.errors import ConfigError, MissingFeatureError
+from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import pins, xtables
 from nfq_zerortt.kernel.features import FIFO_PRIORITY
-from nfq_zerortt.observe import measuring
 from nfq_zerortt.ports import PortSet
 from nfq_zerortt.reloading import NEEDS_RESTART
 
@@ -107,9 +107,22 @@ def test_an_instance_is_like_the_service() -> None:
     for option in (
         "--config /etc/nfq-zerortt/%i.toml",
         f"--control-socket /run/{directory}/control.sock",
-        "--state-file /var/lib/nfq-zerortt/%i.state",
+        "--state-file /var/lib/nfq-zerortt/instance-%i.state",
     ):
         assert option in command
+    # Whatever an instance is called, its file is not that of the service.
+    (pattern,) = re.findall(r"--state-file (\S+)", command)
+    theirs = tomllib.loads(EXAMPLE)["state_file"]
+    assert not re.fullmatch(re.escape(pattern).replace("%i", ".*"), theirs)
+
+
+@each_unit
+def test_firewalls_fill_their_tables_first(file: str) -> None:
+    """What they flush when they start would have to be put back."""
+    before = set(" ".join(values(file, "After")).split())
+    assert before >= {
+        f"{name}.service" for name in ("nftables", "netfilter-persistent", "ufw", "firewalld")
+    }
 
 
 @each_unit
@@ -117,6 +130,9 @@ def test_what_cannot_become_right_by_itself_is_not_tried_again(file: str) -> Non
     statuses = {ConfigError.exit_status, MissingFeatureError.exit_status}
     (prevented,) = values(file, "RestartPreventExitStatus")
     assert set(map(int, prevented.split())) == statuses
+    assert ZeroRttError.exit_status not in statuses, (
+        "what a service waits for in vain (starting.py)"
+    )
 
 
 @each_unit

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nfq_zerortt.cli.words import milliseconds, short, span
 from nfq_zerortt.core import descriptions
 from nfq_zerortt.core.states import State
 from nfq_zerortt.live import terminal
-from nfq_zerortt.live.feed import Snapshot
+from nfq_zerortt.live.feed import Feed, Snapshot
+from nfq_zerortt.live.flow import kept
 from nfq_zerortt.live.ladder import ladder
 from nfq_zerortt.live.rates import Rates
 from nfq_zerortt.live.screen import Screen, page
 from nfq_zerortt.live.view import FLOWS, HELP, ONE, ORDERS, View
+from nfq_zerortt.observe.control import Request
+from nfq_zerortt.readable import milliseconds, short, span
 from tests.scenarios.script import Numbers, Run
+from tests.test_control import Serving, until
 from tests.test_flow_tables import flow
 from tests.test_metrics import stats
 
@@ -49,6 +60,7 @@ def flows(count: int) -> list[dict[str, Any]]:
         ("\x1b[A\x1bOB\x1b[5~", ["up", "down", "page up"]),
         ("\x1b", ["escape"]),
         ("/é\r\x7f", ["/", "é", "enter", "backspace"]),
+        ("a\x9b31m\x07\u202eb", ["a", "3", "1", "m", "b"]),
         ("\x01\x1b[99;1x", ["escape", "[", "9", "9", ";", "1", "x"]),
     ],
 )
@@ -127,6 +139,151 @@ def test_words_choose_and_modes_change() -> None:
     assert numbers(view) == [4, 2, 1], "3 has ended"
     view.press("q", 10)
     assert view.quit
+
+
+def test_the_same_flows_are_sorted_once() -> None:
+    """A key that only moves the mark costs nothing, however many flows there are."""
+    view, there = View(), Counted(flows(4))
+    view.take(there)
+    for key in ("down", "up", "?", "escape", "enter", "escape"):
+        view.press(key, 10)
+        view.take(there)
+    assert there.gone_through == 1
+    for key in "ser/x":
+        view.press(key, 10)
+        view.take(there)
+    assert there.gone_through == 5
+    assert len(view) == 0
+
+
+class Counted(list[dict[str, Any]]):
+    """A list that knows how often somebody went through it."""
+
+    gone_through = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.gone_through += 1
+        return super().__iter__()
+
+
+def test_a_flow_is_kept_with_little_memory() -> None:
+    texts = [json.dumps(one) for one in flows(1000)]
+
+    def memory(make: Callable[[list[tuple[str, Any]]], object]) -> int:
+        decoder = json.JSONDecoder(object_pairs_hook=make)
+        tracemalloc.start()
+        there = [decoder.decode(text) for text in texts]
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(there) == 1000
+        return used
+
+    assert memory(kept) < memory(dict) / 2
+    one = kept(list(json.loads(texts[7]).items()))
+    assert dict(one) == json.loads(texts[7])
+    assert one.get("warp") is None
+
+
+# --- what is asked for --------------------------------------------------------------------
+
+
+def test_the_head_does_not_wait_for_the_flows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of flows that takes its time is said to be on its way."""
+    monkeypatch.setattr("nfq_zerortt.live.feed.EVERY_S", 0.1)
+    path = tmp_path / "control.sock"
+    go_on = threading.Event()
+
+    async def slow_flows() -> AsyncIterator[dict[str, Any]]:
+        for one in flows(3):
+            yield one
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+
+    told, counted = threading.Event(), stats()
+    with Serving(
+        path,
+        stats=lambda: counted,
+        flows=slow_flows,
+        events=Request(iter_of, frozenset({"flow_id"})),
+    ):
+        feed = Feed(path, told.set)
+        assert feed.latest.flows_at is None
+        feed.start()
+        first = feed.latest.at
+        until(lambda: feed.latest.at > first, "it is asked again, beside the flows")
+        assert feed.latest.flows_at is None
+        view, screen, rates = View(), Screen(), Rates()
+        rates.take(feed.latest.at, feed.latest.stats)
+        drawn = "\n".join(screen.lines(view, feed.latest, rates, (80, 24)))
+        assert "the list of flows is on its way: 0 so far" in drawn
+        go_on.set()
+        until(lambda: len(feed.latest.flows) == 3, "the flows are here")
+    until(lambda: "no service answers" in feed.latest.problem, "that is said")
+    assert len(feed.latest.flows) == 3
+    feed.paused = True
+
+
+def test_nothing_is_asked_while_it_is_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And however long the pause was, it goes on at once after it."""
+    monkeypatch.setattr("nfq_zerortt.live.feed.EVERY_S", 0.02)
+    path, counted, asked = tmp_path / "control.sock", stats(), Counter[str]()
+
+    def count(name: str, answer: object) -> object:
+        asked[name] += 1
+        return answer
+
+    with Serving(
+        path,
+        stats=lambda: count("stats", counted),
+        flows=lambda: count("flows", iter(flows(3))),
+        events=Request(lambda flow_id: count("events", iter([])), frozenset({"flow_id"})),
+    ):
+        feed = Feed(path, lambda: None)
+        feed.start()
+        until(lambda: asked["flows"] > 2 and asked["stats"] > 2, "it asks")
+        feed.paused = True
+        time.sleep(0.3)
+        before = asked.copy()
+        time.sleep(0.7)
+        assert asked == before
+        feed.look_into(1)  # what one looks into is asked for, once
+        until(lambda: asked["events"] == 1, "its events")
+        time.sleep(0.2)
+        assert asked["events"] == 1
+        feed.paused = False
+        began = time.monotonic()
+        until(lambda: asked["flows"] > before["flows"] + 2, "it asks again")
+        assert time.monotonic() - began < 2
+        feed.paused = True
+
+
+def test_what_is_typed_cannot_steer_the_terminal() -> None:
+    view, rates = View(), Rates()
+    rates.take(0.0, stats())
+    snapshot = Snapshot(0.0, stats(), flows(1))
+    for key in terminal.named("/x\x9b2J\x07\x0b"):
+        view.press(key, 10)
+        drawn = CODES.sub("", "".join(Screen().lines(view, snapshot, rates, (80, 24))))
+        assert drawn.isprintable()
+    assert view.words == "x2J"
+
+
+def iter_of(flow_id: int) -> Iterator[dict[str, Any]]:
+    return iter([{"flow_id": flow_id}])
+
+
+def test_an_old_list_says_so() -> None:
+    view, rates = View(), Rates()
+    rates.take(50.0, stats())
+    for age, words in ((2.0, ""), (31.0, ", as of 31 s ago")):
+        snapshot = Snapshot(50.0, stats(), flows(3), flows_at=50.0 - age)
+        view.take(snapshot.flows)
+        drawn = CODES.sub("", "\n".join(Screen().lines(view, snapshot, rates, (80, 24))))
+        assert f"3 shown, by newest{words}\n" in drawn.replace(" \n", "\n") + "\n"
 
 
 # --- the ladder ---------------------------------------------------------------------------

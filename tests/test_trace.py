@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import re
 import struct
+import tracemalloc
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCPerror
@@ -15,13 +20,18 @@ from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.explaining.captures import read_captures
 from nfq_zerortt.observe.capture import CaptureCounts
 from nfq_zerortt.observe.pairing import Pairing, Shape
-from nfq_zerortt.tracing import link_layer, selection, tracer
+from nfq_zerortt.tracing import flow_table, link_layer, selection, tracer
+from nfq_zerortt.tracing.conversations import Conversation
 from nfq_zerortt.tracing.files import Files
 from nfq_zerortt.tracing.flow_table import Conversations
 from nfq_zerortt.tracing.numbers import Space
 from nfq_zerortt.tracing.packets import Packet, Role, Seen, read
 from nfq_zerortt.tracing.pcapng import Interface, Writer
+from nfq_zerortt.tracing.taking import Taking
+from nfq_zerortt.tracing.ways import Way
 from nfq_zerortt.wire import flags as tcp
+from tests import trace_memory
+from tests.trace_memory import made_up
 from tests.traces import (
     CAPTURES,
     analysed,
@@ -252,6 +262,75 @@ def test_so_many_packets_are_kept_at_most(tmp_path: Path, monkeypatch: pytest.Mo
         assert len(list(reader)) == len(near)
 
 
+def test_what_is_kept_of_a_long_trace_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packets, and their bytes; ``python -m tests.trace_memory`` tells the memory of a long one."""
+    monkeypatch.setattr(flow_table, "MOST_HELD", 2000)
+    known = flow_table.Conversations()
+    flows: set[Conversation] = set()
+    most = 0
+    for number, one in enumerate(made_up(20_000, flows=300)):
+        packet = read(number + 1, one)
+        assert packet is not None
+        flows.add(known.add(packet))
+        most = max(most, known.held)
+    assert most <= 2000
+    assert most > 1900, "the bound was meant to be reached"
+    held = sum(one.held for one in flows)
+    assert known.held <= held <= known.held + 4 * len(flows), "it is counted right"
+
+
+def test_the_bounds_are_as_documented() -> None:
+    page = Path(__file__).parents[1] / "docs/reference/trace.md"
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert f"{tracer.PATIENCE_S:g} s at most, and {tracer.MOST:,} of them or 32 MiB" in text
+    assert tracer.MOST_BYTES == 32 << 20
+    assert f"the headers of {flow_table.MOST_HELD:,} are kept" in text
+    assert f"{flow_table.MOST_FLOWS:,} flows at a time are known" in text
+
+
+def test_a_flow_that_kept_nothing_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what came before is not found again; the shifts are known still."""
+    flow, packets = analysed(CAPTURES / "hold.pcapng")
+    known = flow_table.Conversations()
+    again = [replace(p, role=Role.UNKNOWN, origin=None, onward=[], because=[]) for p in packets]
+    left = next(n for n, p in enumerate(packets) if p.role is Role.LEFT and p.time_ns > begun(flow))
+    for number, packet in enumerate(again):
+        one = known.add(packet)
+        if number == left:
+            one.shed()
+            assert one.held < 4
+    assert (one.delta, one.tau) == (flow.delta, flow.tau)
+    later = [p.role for p in again[left + 1 :]]
+    assert later.count(Role.LEFT) > 2
+
+
+def begun(flow: Conversation) -> int:
+    assert flow.answered is not None
+    return flow.answered.time_ns
+
+
+def test_repetitions_do_not_keep_one_another() -> None:
+    """Each would keep the one before it, and that one its own: for as long as the flow lasts."""
+    way = Way(deque(maxlen=2))
+    packets = [packet for packet in map(read, range(1, 9), made_up(8)) if packet is not None]
+    for packet in packets:
+        way.came(packet, Shape(0, 1, 1, 10))
+    assert {packet.repeats for packet in packets} == {None, packets[0]}
+
+
+def test_long_packets_are_written_before_they_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracer, "MOST_BYTES", 100_000)
+    peak: list[int] = []
+    for data in (0, 20_000):
+        tracemalloc.start()
+        trace_memory.traced(made_up(300, flows=10, data=data), with_data=True)
+        peak.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peak[1] < peak[0] + 300_000
+
+
 def test_a_ring_keeps_the_newest_files(tmp_path: Path) -> None:
     files = Files(str(tmp_path / "t.pcapng"), tracer.head(INTERFACES, 128, "A test."), 3000, keep=2)
     made = tracer.Tracer(files, INTERFACES, selection.Selection())
@@ -338,6 +417,37 @@ def test_what_passes_is_written_at_once(tmp_path: Path) -> None:
     files.close()
     with RawPcapReader(str(out)) as reader:
         assert len(list(reader)) == len(packets)
+
+
+class Late:
+    """Gives packets some at a time that were seen long ago: as tcpdump does when a trace lags."""
+
+    def __init__(self, packets: list[Packet], at_once: int) -> None:
+        self.ended = False
+        self._pieces = [packets[at : at + at_once] for at in range(0, len(packets), at_once)]
+
+    def take(self, timeout_s: float) -> Iterator[Seen]:
+        self.ended = len(self._pieces) <= 1
+        yield from map(seen, self._pieces.pop(0))
+
+    def stop(self) -> None:
+        raise AssertionError("nobody has asked for that")
+
+    def counts(self) -> CaptureCounts:
+        return CaptureCounts(0, 0)
+
+
+def test_a_trace_that_lags_behind_goes_by_the_time_of_the_packets(tmp_path: Path) -> None:
+    """By the clock, all that is held would have been waited for long enough at once."""
+    out = tmp_path / "late.pcapng"
+    files = Files(str(out), tracer.head(INTERFACES, 128, "A test."))
+    made = tracer.Tracer(files, INTERFACES, selection.Selection())
+    packets = list(read_captures([CAPTURES / "hold.pcapng"]).packets)
+    late = cast("Taking", Late(packets, 2))
+    summary = tracer.follow(late, made, files, lambda: False)
+    files.close()
+    assert summary.packets == len(packets)
+    assert comments_of(out) == comments_of(traced(CAPTURES / "hold.pcapng", tmp_path))
 
 
 def test_one_packet_of_the_client_s_is_enough_to_find_the_shift() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.utils import RawPcapNgReader
@@ -205,13 +206,14 @@ def fields_by_tshark(file: Path) -> dict[int, Fields]:
 
 
 _ABSOLUTE = ("-o", "tcp.relative_sequence_numbers:FALSE")
-TSHARK = shutil.which("tshark")
 
 
 def tshark(file: Path, *fields: str, options: Sequence[str] = ()) -> list[list[str]]:
     """Return fields of every packet."""
-    assert TSHARK is not None
-    argv = [TSHARK, "-r", str(file), "-T", "fields", "-E", "separator=\t", *options]
+    program = shutil.which("tshark")
+    if program is None:
+        pytest.fail("tshark is missing: apt-get install tshark", pytrace=False)
+    argv = [program, "-r", str(file), "-T", "fields", "-E", "separator=\t", *options]
     for field in fields:
         argv += ["-e", field]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from bench.lab import Conversation, Lab
+from bench.nginx import write_configuration
 from bench.real_programs.packages import program
 from nfq_zerortt.errors import ZeroRttError
 
@@ -20,28 +21,6 @@ _NAMESPACES = Path("/run/netns")
 _OFFLOADS = ("tx", "rx", "tso", "gso", "gro")
 _USUAL_SEGMENTS = "65535"
 _START_S = 10.0
-
-_NGINX = """\
-daemon off;
-user root;
-worker_processes 1;
-worker_rlimit_nofile {files};
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.error;
-events {{ worker_connections {connections}; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
-        listen {port} backlog=4096;
-        location / {{ return 200 "{answer}"; }}
-    }}
-}}
-"""
 
 
 class ComparisonLab(Lab):
@@ -77,18 +56,11 @@ class ComparisonLab(Lab):
         """Start nginx on the server host; it answers each request with the same bytes."""
         directory = self.directory / f"web-{port}"
         directory.mkdir()
-        config = directory / "nginx.conf"
-        config.write_text(
-            _NGINX.format(
-                directory=directory,
-                port=port,
-                files=4096,
-                connections=2000,
-                answer="x" * ANSWER_BYTES,
-            ),
-            encoding="utf-8",
+        answer = f'location / {{ return 200 "{"x" * ANSWER_BYTES}"; }}'
+        options = write_configuration(
+            directory, f"listen {port} backlog=4096;", answer, connections=2000
         )
-        argv = [program("nginx"), "-p", str(directory), "-c", str(config)]
+        argv = [program("nginx"), *options]
         self.background("server", argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.await_listener("server", port)
 

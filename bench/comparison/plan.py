@@ -15,6 +15,10 @@ class Plan:
         probes: connections whose median is a value of a latency.
         window_s: how long a bulk stream, or the opening of connections, is measured.
         levels: connections that are open while the growth is measured.
+        begin_s: from the beginning of bulk streams until they are measured: slow start is over,
+            and whatever is done once is done.
+        settle_s: from the last of those connections until something is measured: logs are written,
+            the last ACK has come.
     """
 
     repetitions: int = 7
@@ -22,6 +26,8 @@ class Plan:
     probes: int = 6
     window_s: float = 0.8
     levels: tuple[int, ...] = (10, 100, 1_000, 10_000)
+    begin_s: float = 0.3
+    settle_s: float = 1.0
 
     def with_repetitions(self, number: int | None) -> Plan:
         """Return it with another number of repetitions, if one is given; no more growth."""

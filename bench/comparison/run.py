@@ -43,7 +43,7 @@ class Run:
             handshakes = Handshakes(program, self._plan.window_s)
             self._latency()
             self._bulk(handshakes)
-            self._growth(growth.Speed(handshakes, self._plan.window_s))
+            self._growth(handshakes)
         return self.results
 
     def _latency(self) -> None:
@@ -72,17 +72,17 @@ class Run:
                     for kind in bulk.kinds(offloads=offloads):
                         self._say(f"bulk, {kind.figure(bulk.THROUGHPUT).title}, {self._of(number)}")
                         turned = _turned(stands, number)
-                        bulk.measure(turned, repetition, kind, self._plan.window_s)
+                        bulk.measure(turned, repetition, kind, self._plan)
             bulk.check(stands, self.results)
 
-    def _growth(self, speed: growth.Speed) -> None:
+    def _growth(self, handshakes: Handshakes) -> None:
         for number in range(self._plan.growth_repetitions):
-            repetition, levels = self.results.repetition(number), self._plan.levels
+            repetition = self.results.repetition(number)
             present = [one for one in self._contenders if one.name not in self.results.absent]
             for contender in _turned(present, number):
                 self._say(f"growth, {contender.name}, repetition {number + 1}")
-                growth.measure_latency(contender, repetition, levels, self._plan.probes)
-                growth.measure_speed(contender, repetition, levels, speed)
+                growth.measure_latency(contender, repetition, self._plan)
+                growth.measure_speed(contender, repetition, self._plan, handshakes)
 
     @contextmanager
     def _all(self, rtt_ms: float | None) -> Iterator[list[Stand]]:

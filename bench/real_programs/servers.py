@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.lab import Lab
+from bench.nginx import write_configuration
 from bench.real_programs.packages import program
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.testbed.commands import environment
@@ -25,32 +26,6 @@ CERTIFICATE_NAME = "server.test"
 
 _GIT_BACKEND = 8418
 _START_S = 15.0
-
-_NGINX = """\
-daemon off;
-user root;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.error;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
-        listen {http};
-        listen {tls} ssl;
-        ssl_protocols TLSv1.3;
-        ssl_certificate {directory}/certificate.pem;
-        ssl_certificate_key {directory}/key.pem;
-        root {directory}/files;
-        location /project.git/ {{ proxy_pass http://127.0.0.1:{git}; }}
-    }}
-}}
-"""
 
 _SSHD = """\
 HostKey {directory}/host_key
@@ -94,11 +69,17 @@ def web(lab: Lab) -> None:
         *("-addext", f"subjectAltName=DNS:{CERTIFICATE_NAME}"),
         *("-keyout", str(directory / "key.pem"), "-out", str(directory / "certificate.pem")),
     )
-    configuration = directory / "nginx.conf"
-    configuration.write_text(
-        _NGINX.format(directory=directory, http=HTTP, tls=TLS, git=_GIT_BACKEND)
+    options = write_configuration(
+        directory,
+        f"listen {HTTP};",
+        f"listen {TLS} ssl;",
+        "ssl_protocols TLSv1.3;",
+        f"ssl_certificate {directory}/certificate.pem;",
+        f"ssl_certificate_key {directory}/key.pem;",
+        f"root {files};",
+        f"location /project.git/ {{ proxy_pass http://127.0.0.1:{_GIT_BACKEND}; }}",
     )
-    _serve(lab, [program("nginx"), "-p", str(directory), "-c", str(configuration)], HTTP)
+    _serve(lab, [program("nginx"), *options], HTTP)
 
 
 def git(lab: Lab) -> None:

@@ -33,7 +33,15 @@ from bench.comparison.verdict import verdicts
 from bench.real_programs.packages import missing
 from nfq_zerortt.errors import ZeroRttError
 
-PLAN = Plan(repetitions=1, growth_repetitions=1, probes=2, window_s=0.1, levels=(10, 20))
+PLAN = Plan(
+    repetitions=1,
+    growth_repetitions=1,
+    probes=2,
+    window_s=0.1,
+    levels=(10, 20),
+    begin_s=0.05,
+    settle_s=0.1,
+)
 CHOSEN = [one for one in CONTENDERS if one.name != "SYNPROXY, no timestamps"]
 """One of the two is enough here."""
 NAMES = [contender.name for contender in CHOSEN]
@@ -124,7 +132,11 @@ def check_plot_has_a_curve_for_every_contender(results: Results) -> None:
         assert len(of_one) - 1 >= CURVES - 1
 
 
-@pytest.mark.alone  # bulk without a limit: the captures of other tests would lose packets
+# Bulk without a limit: the captures of other tests would lose packets.
+floods = pytest.mark.alone
+
+
+@floods
 def test_everything_is_measured_of_every_contender() -> None:
     """One test, for the run takes a while and tests of a file may be run by several processes."""
     assert missing(["nginx", "haproxy", "cc", "ethtool"]) == ""
@@ -156,6 +168,7 @@ class Misled(Ours):
         super().__init__("nosuchpath")
 
 
+@floods
 def test_what_the_machine_lacks_is_said_by_name() -> None:
     lacking, misled = Lacking(), Misled()
     plan = Plan(repetitions=1, growth_repetitions=0, probes=1, window_s=0.1, levels=(10,))
@@ -170,6 +183,7 @@ def test_what_the_machine_lacks_is_said_by_name() -> None:
     assert text.count("| absent | absent |") == len(results.figures())
 
 
+@floods
 def test_streams_that_lose_bytes_are_noticed() -> None:
     """A firewall that swallows the end of every stream: it is never told that all has come."""
     with standing(PLAIN, rtt_ms=None) as stand:

@@ -15,6 +15,8 @@ from bench.faults.laboratory import FAMILIES, THROUGH, Comparison, FaultLab, Tal
 from bench.faults.rows import ROWS, Row
 from bench.faults.work import OK, SHORT
 
+pytestmark = pytest.mark.waits
+
 CONNECTIONS = 60
 """Every kind and size; with fewer some would be missing."""
 BY_TITLE = {row.title: row for row in ROWS}

@@ -24,6 +24,8 @@ from support.namespaces import UNPRIVILEGED
 from support.service import COMMAND, ENVIRONMENT
 from support.waiting import until
 
+from nfq_zerortt.observe.hints import FROM_SERVER_SIDE
+
 Event = dict[str, Any]
 Events = Callable[[str], list[Event]]
 
@@ -137,12 +139,19 @@ def test_check_looks_at_the_interfaces_when_they_are_named(chain: Chain) -> None
 def test_exchanged_interfaces(chain: Chain, tmp_path: Path) -> None:
     exchanged = ("--client-iface", "sv0", "--server-iface", "cl0")
     with running(chain.router, tmp_path, *exchanged) as events:
-        assert chain.fetch(SERVER, PORT) == "hello"  # nothing is broken by it
+
+        def connect(before: int) -> None:
+            assert chain.fetch(SERVER, PORT) == "hello"  # nothing is broken by it
+            until(lambda: len(events("flow.bypassed")) > before, "the connection")
+
+        for number in range(FROM_SERVER_SIDE - 1):
+            connect(number)
+        assert events("service.warning") == [], "a few come to any router from that side"
+        connect(FROM_SERVER_SIDE - 1)
         warning = warned(events, INTERFACES)
         assert CLIENT in warning["warning"]
         assert "exchange --client-iface and --server-iface" in warning["remedy"]
-        chain.fetch(SERVER, PORT)
-        until(lambda: len(events("flow.bypassed")) > 1, "the next connection")
+        connect(FROM_SERVER_SIDE)
         assert len(events("service.warning")) == 1
     with running(chain.router, tmp_path) as events:
         assert chain.fetch(SERVER, PORT) == "hello"
@@ -150,8 +159,12 @@ def test_exchanged_interfaces(chain: Chain, tmp_path: Path) -> None:
         # A connection from the servers' side is no sign of anything once clients were seen.
         with chain.listening(chain.client, PORT):
             code = f"import socket; socket.create_connection(('{CLIENT}', {PORT}), 5).recv(9)"
-            chain.server.run(sys.executable, "-c", code)
-        until(lambda: events("flow.bypassed"), "the connection from the servers' side")
+            for _ in range(FROM_SERVER_SIDE):
+                chain.server.run(sys.executable, "-c", code)
+        until(
+            lambda: len(events("flow.bypassed")) == FROM_SERVER_SIDE,
+            "the connections from the servers' side",
+        )
         assert events("service.warning") == []
 
 

@@ -29,11 +29,6 @@ def family(request: pytest.FixtureRequest) -> Family:
     return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture
-def control(tmp_path: Path) -> Path:
-    return tmp_path / "control"
-
-
 def test_no_packet_of_a_carried_flow_comes_to_the_queue(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:

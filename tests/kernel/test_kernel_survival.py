@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.addresses import FAMILIES, IPV4, Family
 from support.carried import KERNEL, command, filters, flows, until_settled
-from support.namespaces import inside
 from support.peers import LINGER_0, Peers, transfer
 from support.service import BOTH_SIDES, RunningService, rules
 from support.transfers import Transfers
 
-from nfq_zerortt.kernel.kernel_path import KernelPath
 from nfq_zerortt.testbed.network import Testbed
 
 COUNT = int(os.environ.get("ZERORTT_TRANSFERS", "40"))
 """Connections under way; 200 for the figure."""
 
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(network: Testbed) -> Iterator[None]:
-    """Whatever a test leaves in the kernel, it leaves to itself alone."""
-    yield
-    with inside(network.netns("clientnic")):
-        KernelPath.remove_all(0)
-    command(network, "rules", "remove")
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Path:
-    """Where the services of a test are asked."""
-    return tmp_path / "control"
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def abort(end: socket.socket, other: socket.socket) -> None:

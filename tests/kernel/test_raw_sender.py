@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator
 
 import pytest
-from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain, namespaces
+from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain
 
 RECEIVER = """
 import socket
@@ -38,12 +37,6 @@ def built(source, target):
         IP(src=source, dst=target, ttl=7, tos=4, id=77, flags="DF")
     return bytes(head / TCP(sport=80, dport=40000, flags="SA", seq=1, ack=2))
 """
-
-
-@pytest.fixture
-def chain() -> Iterator[Chain]:
-    with namespaces(3) as ends:
-        yield Chain(*ends)
 
 
 def received(chain: Chain, source: str, target: str) -> tuple[str, str, str]:

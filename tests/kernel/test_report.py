@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from nfq_zerortt.demo import page, runner
+from nfq_zerortt.demo.result import Result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VOID = frozenset({"meta", "link", "br"})
@@ -53,9 +55,14 @@ class Silent:
 
 
 @pytest.fixture(scope="module")
-def report() -> str:
-    result = runner.perform(30, Silent())
-    assert result.problems == []
+def result() -> Result:
+    performed = runner.perform(30, Silent())
+    assert performed.problems == []
+    return performed
+
+
+@pytest.fixture(scope="module")
+def report(result: Result) -> str:
     return page.page(result)
 
 
@@ -112,6 +119,20 @@ def test_a_number_says_of_what_it_is_where_the_head_of_its_table_is_not_shown(re
     cells = re.findall(r"<td([^>]*)>", report)
     assert cells
     assert all('data-of="' in attributes for attributes in cells)
+
+
+@pytest.mark.parametrize("load", [0.5, 9.5])
+def test_it_says_when_the_machine_was_busy(result: Result, load: float) -> None:
+    environment = replace(result.environment, cpus=2, load=load)
+    words = "load average before the runs 9.50: a busy machine"
+    assert (words in page.page(replace(result, environment=environment))) == (load > 2)
+
+
+def test_one_connection_each_way_shows_no_gain(report: str) -> None:
+    first, *others = re.split(r'<tr class="group">', report)[1:]
+    assert "(1 connection each way)" in first
+    assert '<span class="good">' not in first
+    assert any('<span class="good">' in one for one in others)
 
 
 def luminance(colour: str) -> float:

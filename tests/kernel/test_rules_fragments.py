@@ -6,10 +6,9 @@ Nobody listens on the queue, so what is taken passes; the counters tell what was
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
-from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain, namespaces
+from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain
 from support.waiting import until
 
 SEND = f"""
@@ -55,15 +54,13 @@ for packet in packets[sys.argv[1]]():
 
 
 @pytest.fixture
-def chain() -> Iterator[Chain]:
-    with namespaces(3) as (client, router, server):
-        made = Chain(client, router, server)
-        for family, source in (("", CLIENT), ("6", CLIENT6)):
-            # The operator's firewall goes, and with it tracking, which puts fragments together.
-            router.run(f"ip{family}tables-legacy", "-F")
-            # To be counted; a rule with -p would drop some of the fragments here.
-            server.run(f"ip{family}tables-legacy", "-t", "raw", "-A", "PREROUTING", "-s", source)
-        yield made
+def chain(chain: Chain) -> Chain:
+    for family, source in (("", CLIENT), ("6", CLIENT6)):
+        # The operator's firewall goes, and with it tracking, which puts fragments together.
+        chain.router.run(f"ip{family}tables-legacy", "-F")
+        # To be counted; a rule with -p would drop some of the fragments here.
+        chain.server.run(f"ip{family}tables-legacy", "-t", "raw", "-A", "PREROUTING", "-s", source)
+    return chain
 
 
 def track(chain: Chain, family: str) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 
 import pytest
-from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain, cli, namespaces
+from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain, cli
 
 ICMP = {"": "icmp", "6": "ipv6-icmp"}
 UNREACHABLE, TOO_BIG, TIME_EXCEEDED, PARAMETER_PROBLEM = range(4)
@@ -25,16 +24,14 @@ STATES = ("RELATED", "INVALID", "UNTRACKED")
 
 
 @pytest.fixture
-def chain() -> Iterator[Chain]:
-    with namespaces(3) as (client, router, server):
-        made = Chain(client, router, server)
-        for family, protocol in ICMP.items():
-            command = f"ip{family}tables-legacy"
-            router.run(command, "-F")
-            for state in STATES:
-                router.run(command, "-A", "FORWARD", "-p", protocol,
-                           "-m", "conntrack", "--ctstate", state)  # fmt: skip
-        yield made
+def chain(chain: Chain) -> Chain:
+    for family, protocol in ICMP.items():
+        command = f"ip{family}tables-legacy"
+        chain.router.run(command, "-F")
+        for state in STATES:
+            chain.router.run(command, "-A", "FORWARD", "-p", protocol,
+                             "-m", "conntrack", "--ctstate", state)  # fmt: skip
+    return chain
 
 
 SEND = """

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 
-import pytest
 from support.chain import Chain, Namespace, cli, namespaces
 from support.waiting import until
 
@@ -28,12 +26,6 @@ LEAVE = """
     path.close(leave=True)
 """
 SELECTION = ("--client-iface", "cl0", "--server-iface", "sv0")
-
-
-@pytest.fixture
-def chain() -> Iterator[Chain]:
-    with namespaces(3) as (client, router, server):
-        yield Chain(client, router, server)
 
 
 def filters(router: Namespace, interface: str) -> list[str]:

@@ -6,10 +6,8 @@ the rules that read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from support.chain import SERVER, SERVER6, Chain, namespaces
+from support.chain import SERVER, SERVER6, Chain
 
 TRANSLATED = 0x10000000
 OTHERS_BIT = 0x1
@@ -18,15 +16,13 @@ FAMILIES = pytest.mark.parametrize(("family", "server"), [("", SERVER), ("6", SE
 
 
 @pytest.fixture
-def chain() -> Iterator[Chain]:
-    with namespaces(3) as (client, router, server):
-        made = Chain(client, router, server)
-        router.do("rules().apply()")
-        for name in ("iptables-legacy", "ip6tables-legacy"):
-            for bit in (TRANSLATED, OTHERS_BIT):  # what the interfaces beyond get to see
-                router.run(name, "-t", "mangle", "-A", "POSTROUTING", "-p", "tcp",
-                           "-m", "mark", "--mark", f"{bit:#x}/{bit:#x}")  # fmt: skip
-        yield made
+def chain(chain: Chain) -> Chain:
+    chain.router.do("rules().apply()")
+    for name in ("iptables-legacy", "ip6tables-legacy"):
+        for bit in (TRANSLATED, OTHERS_BIT):  # what the interfaces beyond get to see
+            chain.router.run(name, "-t", "mangle", "-A", "POSTROUTING", "-p", "tcp",
+                             "-m", "mark", "--mark", f"{bit:#x}/{bit:#x}")  # fmt: skip
+    return chain
 
 
 def mark(chain: Chain, family: str, interface: str, value: int) -> None:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 
 import pytest
-from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain, Namespace, namespaces
+from support.chain import CLIENT, CLIENT6, SERVER, SERVER6, Chain, Namespace
 
 MARKER = """
 from netfilterqueue import NetfilterQueue
@@ -36,12 +36,6 @@ while True:
     raw.sendto(packet, (target, 0))
     time.sleep(0.0002)
 """
-
-
-@pytest.fixture
-def chain() -> Iterator[Chain]:
-    with namespaces(3) as ends:
-        yield Chain(*ends)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from support.addresses import FAMILIES, Family
 from support.captures import CLIENT_SIDE, SERVER_SIDE, Captures
-from support.checker import check_captures, check_untouched
+from support.checker import check_captures
 from support.conversation import talk
 from support.fast_open import SYSCTL, FastOpened, check_fast_open
+from support.judge.links import check_untouched
 from support.peers import Peers, content, receive, receive_all
 from support.reading import Side, connections
 from support.service import RunningService

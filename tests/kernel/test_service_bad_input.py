@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.captures import SERVER as SERVER_WIRE
 from support.captures import Captures
-from support.checker import check_untouched
 from support.crafted import FIRST_ID, fuzzed, malformed, send
+from support.judge.links import check_untouched
 from support.peers import Peers, content, receive_all, transfer
 from support.service import RunningService
 

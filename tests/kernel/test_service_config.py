@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from support.addresses import FAMILIES, IPV4, IPV6, Family
 from support.captures import Captures
-from support.checker import check_captures, check_untouched
+from support.checker import check_captures
+from support.judge.links import check_untouched
 from support.peers import Peers, content, receive, receive_all, sending, transfer
 from support.service import Event, RunningService, rules
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.addresses import IPV6
-from support.peers import Peers, content, transfer
+from support.peers import REQUEST, Peers, content, transfer
 from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, RunningService
 from support.settings import sysctls
 from support.waiting import until
@@ -28,7 +28,6 @@ from nfq_zerortt.testbed.network import Testbed
 COOKIES_FOR_ALL = {"net.ipv4.tcp_fastopen": "0x402"}
 """Every listening socket does Fast Open, with cookies (PROTOCOL: ip-sysctl.rst)."""
 FAST_OPEN_PORT = 8080
-REQUEST = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n"
 REFUSING_PORT = 19
 
 
@@ -72,16 +71,8 @@ def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -
 
 def exchange(peers: Peers, port: int) -> None:
     """Make a connection whose client speaks at once, and close it."""
-    listener = peers.listen(port)
-    client = peers.connect(port)
-    client.sendall(REQUEST)
-    server = peers.accept(listener)
-    assert server.recv(100) == REQUEST
-    server.sendall(b"answer")
-    assert client.recv(100) == b"answer"
-    client.close()
-    server.close()
-    listener.close()
+    for end in peers.asked_and_answered(port):
+        end.close()
 
 
 # --- flows --------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from support.captures import Captures
-from support.checker import check_checksums, check_untouched
+from support.judge.links import check_checksums, check_untouched
 from support.namespaces import UNPRIVILEGED
 from support.peers import Peers, content, transfer
 from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, RunningService, rules
+from support.waiting import PATIENCE_S
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -218,7 +219,7 @@ def expect_error(
         ("ip", "netns", "exec", network.netns("clientnic"), *command, "run", *options),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE_S,
         env=ENVIRONMENT,
         check=False,
     )

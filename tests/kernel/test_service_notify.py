@@ -18,6 +18,8 @@ from support.waiting import until
 
 from nfq_zerortt.testbed.network import Testbed
 
+pytestmark = pytest.mark.waits
+
 WATCHDOG_S = 1.5
 STARTS_OR_ENDS_S = 40
 
@@ -153,3 +155,36 @@ def test_a_manager_that_is_gone_is_not_missed(
     manager.path.unlink()
     with RunningService(network, tmp_path) as service:
         assert service.events("service.warning") == []
+
+
+# --- a start that has to wait -------------------------------------------------------------
+
+LATE = (
+    *COMMAND,
+    "run",
+    "--client-iface",
+    "late0",
+    "--server-iface",
+    "eth1",
+    "--control-socket",
+    "",
+)
+
+
+def test_it_waits_for_an_interface_that_is_away(network: Testbed, manager: Manager) -> None:
+    """As for a VPN's that is made anew while the service is restarted."""
+    service = network.popen("clientnic", LATE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    try:
+        until(
+            lambda: any(one.startswith("STATUS=waiting: --client-iface: no interface 'late0'")
+                        for one in manager.heard()),
+            lambda: f"{manager.said}",
+        )  # fmt: skip
+        make = "ip link add late0 type veth peer name late1"
+        network.exec("clientnic", make.split(), timeout_s=10, check=True)
+        manager.hears("READY=1")
+    finally:
+        service.terminate()
+        _, wrong = service.communicate(timeout=STARTS_OR_ENDS_S)
+        network.exec("clientnic", ["ip", "link", "del", "late0"], timeout_s=10)
+    assert service.returncode == 0, wrong

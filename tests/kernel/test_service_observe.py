@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.captures import Captures
-from support.checker import check_untouched
+from support.judge.links import check_untouched
 from support.peers import LINGER_0, Peers, content, receive_all, transfer
 from support.service import RunningService
 

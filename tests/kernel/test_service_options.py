@@ -10,17 +10,12 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import IP, TCP
 from support.captures import SERVER_SIDE, Captures
-from support.checker import (
-    SYN_OPTIONS,
-    Translated,
-    check_captures,
-    check_checksums,
-    check_untouched,
-    ecn_flags,
-)
+from support.checker import Translated, check_captures
 from support.crafted import send
+from support.judge.handshakes import SYN_OPTIONS
+from support.judge.links import check_checksums, check_untouched
 from support.peers import SERVER, Peers, content, digest, receive, sending, transfer
-from support.reading import SYN, Read, connections
+from support.reading import SYN, Read, connections, ecn_flags
 from support.service import RunningService
 from support.settings import route_option, sysctls
 

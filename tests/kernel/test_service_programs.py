@@ -18,36 +18,11 @@ from support.peers import SERVER, Peers, content, digest
 from support.programs import program, run, serving
 from support.service import RunningService
 
+from bench.nginx import write_configuration
 from nfq_zerortt.testbed.network import Testbed
 
 FILE = 1_000_000
 MANY = 50
-
-NGINX = """\
-daemon off;
-user root;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.error;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    client_max_body_size 10m;
-    server {{
-        listen {port};
-        listen {tls_port} ssl;
-        ssl_certificate {directory}/certificate.pem;
-        ssl_certificate_key {directory}/key.pem;
-        root {directory}/files;
-        location /uploaded {{ dav_methods PUT; create_full_put_path on; }}
-    }}
-}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +52,15 @@ class Web:
             capture_output=True,
             check=True,
         )
-        (directory / "nginx.conf").write_text(
-            NGINX.format(directory=directory, port=self.port, tls_port=self.tls_port)
+        self.options = write_configuration(
+            directory,
+            "client_max_body_size 10m;",
+            f"listen {self.port};",
+            f"listen {self.tls_port} ssl;",
+            f"ssl_certificate {directory}/certificate.pem;",
+            f"ssl_certificate_key {directory}/key.pem;",
+            f"root {self.files};",
+            "location /uploaded { dav_methods PUT; create_full_put_path on; }",
         )
 
     def url(self, name: str) -> str:
@@ -94,14 +76,7 @@ def web(
     service: RunningService, network: Testbed, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Web]:
     made = Web(tmp_path_factory.mktemp("web"))
-    argv: list[str | Path] = [
-        program("nginx"),
-        "-p",
-        made.directory,
-        "-c",
-        made.directory / "nginx.conf",
-    ]
-    with serving(network, argv, made.port, made.directory):
+    with serving(network, [program("nginx"), *made.options], made.port, made.directory):
         yield made
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.addresses import FAMILIES, IPV4, IPV6, Family
 from support.captures import CLIENT, CLIENT_SIDE, SERVER_SIDE, Captures
-from support.checker import check_checksums
+from support.judge.links import check_checksums
 from support.peers import Peers, content, transfer
 from support.reading import RST, SYN, connections
 from support.service import Event, RunningService

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.captures import CLIENT_SIDE, SERVER_SIDE, Captures
-from support.checker import without_ttl
+from support.judge.links import without_ttl
 from support.namespaces import inside
 from support.peers import Peers, content, receive_all, transfer
 from support.service import (

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.comparison.machine import Usage
+from bench.comparison.plan import Plan
 from bench.comparison.results import Figure, Repetition, Results
 from bench.comparison.stand import Stand
 from bench.lab import Conversation
@@ -16,7 +17,6 @@ THROUGHPUT, CPU, OWN_CPU = "Bulk throughput", "Processor time for bulk", "The pr
 STREAMS = (1, 16)
 DIRECTIONS = ("up", "down")
 
-_BEGIN_S = 0.3  # slow start is over, and whatever is done once is done
 _COUNT_S = 10.0
 _UNDISTURBED = 0.05  # so much of the processors may be others'
 _ATTEMPTS = 2
@@ -62,16 +62,16 @@ def check(stands: Iterable[Stand], results: Results) -> None:
         results.failures += [f"{stand.name}: {failure}" for failure in failures]
 
 
-def measure(stands: Sequence[Stand], repetition: Repetition, kind: Kind, window_s: float) -> None:
+def measure(stands: Sequence[Stand], repetition: Repetition, kind: Kind, plan: Plan) -> None:
     """Measure each contender once."""
     for stand in stands:
         try:
-            run(stand, repetition, kind, window_s)
+            run(stand, repetition, kind, plan)
         except ZeroRttError as error:
             repetition.failed(error)
 
 
-def run(stand: Stand, repetition: Repetition, kind: Kind, window_s: float) -> None:
+def run(stand: Stand, repetition: Repetition, kind: Kind, plan: Plan) -> None:
     """Let streams run for a while; note throughput and processor time.
 
     A window in which other programs had much of the processors is measured again; what was
@@ -82,9 +82,9 @@ def run(stand: Stand, repetition: Repetition, kind: Kind, window_s: float) -> No
     """
     windows: list[Window] = []
     with stand.streams(kind.streams, kind.direction) as receiver:
-        time.sleep(_BEGIN_S)
+        time.sleep(plan.begin_s)
         while len(windows) < _ATTEMPTS:
-            windows.append(_window(stand, receiver, window_s))
+            windows.append(_window(stand, receiver, plan.window_s))
             if windows[-1].used.strangers_share <= _UNDISTURBED:
                 break
     best = min(windows, key=lambda window: window.used.strangers_share)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bench.comparison.contenders.contender import Contender
 from bench.comparison.figures import bulk, latency
 from bench.comparison.figures.handshakes import Handshakes
+from bench.comparison.plan import Plan
 from bench.comparison.results import Figure, Repetition
 from bench.comparison.stand import standing
 from bench.rows import median
@@ -16,15 +15,6 @@ from nfq_zerortt.errors import ZeroRttError
 
 SECTION = "Growth"
 MEMORY = "Memory"
-_SETTLE_S = 1.0  # logs are written, the last ACK has come
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """What is measured without a WAN: handshakes, and a bulk stream for so long."""
-
-    handshakes: Handshakes
-    window_s: float
 
 
 def connect(flows: int) -> Figure:
@@ -52,9 +42,7 @@ def kernel_memory(flows: int) -> Figure:
     return Figure(MEMORY, "kernel, all four hosts", "MB", 1, flows, compared=False)
 
 
-def measure_latency(
-    contender: Contender, repetition: Repetition, levels: Sequence[int], times: int
-) -> None:
+def measure_latency(contender: Contender, repetition: Repetition, plan: Plan) -> None:
     """Measure latency and memory across a WAN, with ever more connections open.
 
     Raises:
@@ -65,13 +53,13 @@ def measure_latency(
         stand.serve_echo()
         try:
             stand.crowd(0)
-            time.sleep(_SETTLE_S)
+            time.sleep(plan.settle_s)
             memory = stand.memory()
-            for flows in levels:
+            for flows in plan.levels:
                 stand.crowd(flows)
-                time.sleep(_SETTLE_S)
+                time.sleep(plan.settle_s)
                 for fast_open, figure in ((False, first_byte), (True, first_byte_fast_open)):
-                    took = stand.probe(times, fast_open=fast_open)
+                    took = stand.probe(plan.probes, fast_open=fast_open)
                     repetition.add(figure(flows), stand.name, median(took["first_byte_ms"]))
                     if not fast_open:
                         repetition.add(connect(flows), stand.name, median(took["connect_ms"]))
@@ -84,7 +72,7 @@ def measure_latency(
 
 
 def measure_speed(
-    contender: Contender, repetition: Repetition, levels: Sequence[int], speed: Speed
+    contender: Contender, repetition: Repetition, plan: Plan, handshakes: Handshakes
 ) -> None:
     """Measure handshakes and a bulk stream without a WAN, with ever more connections open.
 
@@ -96,9 +84,9 @@ def measure_speed(
         stand.serve_echo()
         stand.serve_bulk()
         try:
-            for flows in levels:
+            for flows in plan.levels:
                 stand.crowd(flows)
-                speed.handshakes.run(stand, repetition, flows)
-                bulk.run(stand, repetition, bulk.Kind(True, 1, "down", flows), speed.window_s)
+                handshakes.run(stand, repetition, flows)
+                bulk.run(stand, repetition, bulk.Kind(True, 1, "down", flows), plan)
         except ZeroRttError as error:
             repetition.failed(error)

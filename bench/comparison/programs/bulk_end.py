@@ -16,6 +16,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 from bench.programs.limits import BACKLOG
 
@@ -24,6 +26,9 @@ _TOTAL = struct.Struct(">Q")
 _SEND = bytes(256 * 1024)
 _RECEIVE = 1 << 20
 _TIMEOUT_S = 30.0
+
+_Work = Callable[[socket.socket, list[int]], None]
+"""What a thread does with its stream, and the place where it counts."""
 
 
 class Received:
@@ -141,8 +146,7 @@ class Streams:
                 self.failures.append(f"not ended after {_TIMEOUT_S:g} s")
         return self.failures
 
-    def _run(self, work: object, connection: socket.socket, place: list[int]) -> None:
-        assert callable(work)
+    def _run(self, work: _Work, connection: socket.socket, place: list[int]) -> None:
         try:
             with connection:
                 work(connection, place)
@@ -171,14 +175,14 @@ class Streams:
             self.failures.append(f"{sent} bytes were sent, {got} received")
 
 
-def _answer(plan: dict[str, object], received: Received, running: list[Streams]) -> object:
+def _answer(plan: dict[str, Any], received: Received, running: list[Streams]) -> object:
     """Do what one line says."""
     done = plan.pop("do")
     if done == "start":
-        running.append(Streams(received, **plan))  # type: ignore[arg-type]
+        running.append(Streams(received, **plan))
         return {}
     if done == "stop":
-        return {"failures": running.pop().stop(**plan)}  # type: ignore[arg-type]
+        return {"failures": running.pop().stop(**plan)}
     return received.count()
 
 

@@ -4,7 +4,7 @@
     .venv/bin/python tests/kernel/bpf/mutants.py WORD       those whose name has the word in it
 
 Works on a copy. A mutant that survives is a hole in the test: close it there. One that the kernel
-does not load, or whose place is not in the source any more, is a mistake in mutations.py.
+does not load, or whose place is not in the source any more, is a mistake in mutations/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "kernel")]
 
 from bpf import differential  # noqa: E402
 from bpf.loaded import loaded  # noqa: E402
-from bpf.mutations import BPF, IN_HEADER, PROGRAMS, REFERENCE, SOURCE, Mutant  # noqa: E402
+from bpf.mutations import MUTANTS  # noqa: E402
+from bpf.mutations.mutant import BPF, Mutant  # noqa: E402
 from nfq_zerortt.errors import MissingFeatureError  # noqa: E402
 
 DIFFERENTIAL = "tests/kernel/test_bpf_differential.py"
@@ -34,7 +35,7 @@ _AGREED = "test_every_packet_is_translated_as_by_the_core_or_left_alone"
 
 def main(word: str) -> int:
     """Try all mutants whose name has ``word`` in it; return how many were not killed."""
-    chosen = [each for each in [*PROGRAMS, *REFERENCE] if word in each.name]
+    chosen = [each for each in MUTANTS if word in each.name]
     bad = 0
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
@@ -65,14 +66,14 @@ def _copy(tree: Path) -> None:
 
 def _try(tree: Path, mutant: Mutant) -> str:
     """Apply a mutant, test, and take it back; return what became of it."""
-    file = tree / (BPF / "zerortt.h" if mutant.name in IN_HEADER else mutant.file)
+    file = tree / mutant.file
     text = file.read_text()
     if text.count(mutant.old) != 1:
         return f"NOT APPLIED: its place is there {text.count(mutant.old)} times"
     file.write_text(text.replace(mutant.old, mutant.new))
     try:
         code = tree / BPF / "zerortt.bpf.o"
-        if mutant.file == SOURCE:
+        if mutant.is_compiled:
             built = tree / "built"
             built.mkdir(exist_ok=True)
             command = ["bash", str(tree / "scripts" / "build_bpf.sh"), str(built)]

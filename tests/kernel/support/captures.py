@@ -29,6 +29,7 @@ _ICMP_ERRORS = (
 )
 QUIET_S = 0.2
 """So long without a packet anywhere, many round trips of the test network: all is said."""
+_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, order=True)
@@ -163,14 +164,22 @@ class Captures:
         """
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            before = self._sizes()
-            time.sleep(QUIET_S)
+            before = self._quiet(deadline)
             self._send_marks()
             until(lambda b=before: all(map(int.__gt__, self._sizes(), b)), "marks in the files")  # type: ignore[misc]
             added = len(self._mark) + _RECORD_HEADER
             if self._sizes() == [size + added for size in before]:
                 return
-            assert time.monotonic() < deadline, "the network does not come to rest"
+
+    def _quiet(self, deadline: float) -> list[int]:
+        """Return the sizes of the files when they have been the same for a while."""
+        sizes, since = self._sizes(), time.monotonic()
+        while (now := time.monotonic()) - since < QUIET_S:
+            assert now < deadline, "the network does not come to rest"
+            time.sleep(_LOOK_S)
+            if (found := self._sizes()) != sizes:
+                sizes, since = found, time.monotonic()
+        return sizes
 
     def _send_marks(self) -> None:
         """Send a packet over each link that nobody but tcpdump takes."""

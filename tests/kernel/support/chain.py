@@ -82,6 +82,24 @@ class Namespace:
         return self.packets("mangle", "ZERORTT-0", family, "-p tcp")
 
 
+FOREIGN_RULES = """\
+*raw
+:MINE - [0:0]
+-A PREROUTING -i lo -j MINE
+-A MINE -p udp -m udp --dport 53 -j CT --notrack
+COMMIT
+*mangle
+-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+-A FORWARD -m limit --limit 5/min -j LOG --log-prefix "strange: "
+-A PREROUTING -m comment --comment "keep me" -j MARK --set-xmark 0x7/0xffffffff
+COMMIT
+*filter
+-A INPUT -p tcp -m state --state ESTABLISHED -j ACCEPT
+-A FORWARD -m conntrack --ctstate INVALID -j DROP
+COMMIT
+"""
+"""Rules that somebody else has set, in the way of iptables-save."""
+
 PRELUDE = """\
 import os, signal, sys
 from nfq_zerortt.errors import ZeroRttError

@@ -1,6 +1,6 @@
 """TCP Fast Open on the wire: the judge of such a capture.
 
-To what :mod:`support.checker` asks of every capture, it adds what data in a SYN
+To what :mod:`support.judge` asks of every capture, it adds what data in a SYN
 changes: the SYN's option and payload, the ACK that the client gets for that
 payload, and segments that go on without what the SYN has carried.
 """
@@ -11,7 +11,10 @@ import copy
 from dataclasses import dataclass
 
 from support.captures import CLIENT_SIDE, SERVER_SIDE, Captures
-from support.checker import MODULUS, Translated, _Pair, check_checksums, check_links
+from support.checker import Judged, Translated
+from support.judge.downward import check_duplicate_sack
+from support.judge.links import check_checksums, check_links
+from support.judge.two_sides import MODULUS
 from support.reading import ACK, FIN, PSH, RST, SYN, Key, Read, Side, connections
 
 OPTION = "TFO"
@@ -72,7 +75,7 @@ def cookie_of(packet: Read) -> bytes | None:
     return value
 
 
-class _Opened(_Pair):
+class _Opened(Judged):
     """One connection; what the SYN carried is taken as a segment of its own."""
 
     def __init__(self, key: Key, client_side: Side, server_side: Side, may_reset: bool) -> None:
@@ -185,7 +188,7 @@ class _Opened(_Pair):
         acknowledgement, *behind = ours
         # A pure ACK of the server's own may look the same.
         duplicates = [p for p in behind if p.sack]
-        near, far = self._shifts(upward=False)
+        near, far = self.shifts(upward=False)
         promised = acknowledgement.window << near
         granted = self.real.window  # never scaled
         self.wrong.require(
@@ -195,7 +198,7 @@ class _Opened(_Pair):
             acknowledgement,
         )
         for packet in duplicates:
-            self._check_duplicate_sack(packet, [acknowledgement])
+            check_duplicate_sack(self, packet, [acknowledgement])
         ours = [acknowledgement, *duplicates]
         self.near.down = [p for p in self.near.down if p not in ours]
         return ours
@@ -216,7 +219,7 @@ class _Opened(_Pair):
             self.by_syn.add(id(origin))
             self._rests.append(packet)
             self.wrong.require(packet.ttl == origin.ttl - 1, "TTL", origin, packet)
-            self._check_window(packet, origin, upward=True)
+            self.check_window(packet, origin, upward=True)
         for segment in self.near.up:
             end = (segment.seq + len(segment.payload) - self.first) % MODULUS
             if segment.payload and not segment.flags & FIN and end <= self.accepted:
@@ -236,7 +239,7 @@ class _Opened(_Pair):
             cut = (start - origin.seq) % MODULUS
             like = (packet.ack, packet.options) == (
                 (origin.ack + self.delta) % MODULUS,
-                list(self._upward(origin)[5]),  # type: ignore[call-overload]
+                list(self.upward(origin)[5]),  # type: ignore[call-overload]
             )
             if not like or cut > MODULUS // 2 or cut == 0:
                 continue
@@ -251,14 +254,14 @@ class _Opened(_Pair):
                 return origin
         return None
 
-    def _check_not_carried(self, carried: set[int]) -> None:
-        super()._check_not_carried(carried | self.by_syn)
+    def check_not_carried(self, carried: set[int]) -> None:
+        super().check_not_carried(carried | self.by_syn)
 
-    def _check_streams(self, complete: bool) -> Translated:
+    def check_streams(self, complete: bool) -> Translated:
         seen = self.far.up
         if self.accepted:
             self.far.up = [*seen, self._carried, *self._rests]
-        translated = super()._check_streams(complete)
+        translated = super().check_streams(complete)
         self.far.up = sorted([*seen, *self._rests], key=lambda packet: packet.time)
         return translated
 

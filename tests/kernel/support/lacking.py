@@ -1,4 +1,6 @@
-"""Runs a command under a kernel that lacks something: ``lacking.py legacy|nfqueue COMMAND…``.
+"""Runs a command under a kernel that lacks something: ``lacking.py WHAT COMMAND…``.
+
+WHAT is legacy, ip6tables, nfqueue, or namespaces, which a sandbox refuses.
 
 A seccomp filter makes the system calls by which one gets at it fail as they do where the module
 is not there. All else is this machine's.
@@ -14,19 +16,22 @@ import struct
 import sys
 
 _SYSCALLS = {
-    "x86_64": {"getsockopt": 55, "socket": 41},
-    "aarch64": {"getsockopt": 209, "socket": 198},
+    "x86_64": {"getsockopt": 55, "socket": 41, "unshare": 272},
+    "aarch64": {"getsockopt": 209, "socket": 198, "unshare": 97},
 }
 KNOWN = platform.machine() in _SYSCALLS
 
 _IPT_SO_GET_INFO = 64  # linux/netfilter_ipv4/ip_tables.h; the same number for IPv6
+_IPV6 = 41
 _NETLINK_NETFILTER = 12
 # What is refused: a system call, values of some of its arguments, and the error.
-_LACKING = {
+_LACKING: dict[str, list[tuple[str, dict[int, int], int]]] = {
     "legacy": [
-        ("getsockopt", {1: level, 2: _IPT_SO_GET_INFO}, errno.ENOPROTOOPT) for level in (0, 41)
+        ("getsockopt", {1: level, 2: _IPT_SO_GET_INFO}, errno.ENOPROTOOPT) for level in (0, _IPV6)
     ],
+    "ip6tables": [("getsockopt", {1: _IPV6, 2: _IPT_SO_GET_INFO}, errno.ENOPROTOOPT)],
     "nfqueue": [("socket", {0: 16, 2: _NETLINK_NETFILTER}, errno.EPROTONOSUPPORT)],
+    "namespaces": [("unshare", {}, errno.EPERM)],
 }
 
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # linux/bpf_common.h

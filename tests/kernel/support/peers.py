@@ -79,6 +79,10 @@ def transfer(sender: socket.socket, receiver: socket.socket, data: bytes) -> Non
     assert digest(got) == digest(data)
 
 
+REQUEST = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n"
+"""Of a client that speaks first, and short enough for a SYN."""
+
+
 @dataclass
 class Peers:
     """Makes sockets on the client and on the server of a testbed; ``close`` closes them all."""
@@ -138,3 +142,15 @@ class Peers:
         listener = self.listen(port)
         client = self.connect(port)
         return client, self.accept(listener)
+
+    def asked_and_answered(self, port: int) -> tuple[socket.socket, socket.socket]:
+        """Return both ends of a connection whose client has spoken at once, and was answered."""
+        listener = self.listen(port)
+        client = self.connect(port)
+        client.sendall(REQUEST)
+        server = self.accept(listener)
+        assert server.recv(100) == REQUEST
+        server.sendall(b"answer")
+        assert client.recv(100) == b"answer"
+        listener.close()
+        return client, server

@@ -161,3 +161,8 @@ def stream(packets: Iterable[Read], isn: int) -> bytes:
         assert payload.startswith(known), f"two versions of the stream at {position}"
         data += payload[len(known) :]
     return bytes(data)
+
+
+def ecn_flags(packet: Read) -> int:
+    """Return the packet's ECN flags."""
+    return packet.flags & (ECE | CWR)

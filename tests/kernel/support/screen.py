@@ -12,7 +12,6 @@ import subprocess
 import termios
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import pyte
@@ -63,12 +62,7 @@ class OnTerminal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from nfq_zerortt.testbed.network import Testbed
@@ -25,6 +24,7 @@ from support.wan_faults import FIRST, dropping
 
 ENDS_WITHIN_S = 15.0
 _QUIET_S = 0.4
+_HOLD = ("--strategy", "hold", "--data-path", "python")
 _BESIDE = "zttrace"  # the second way's interfaces
 
 
@@ -52,12 +52,7 @@ class RunningTrace:
         assert "tracing" in self.said, self.said + self.process.stderr.read().decode()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end(signal.SIGINT)
 
     def end(self, number: signal.Signals) -> None:
@@ -107,7 +102,7 @@ class Situation:
 
     name: str
     play: Callable[[Testbed, Peers, int], None]
-    options: tuple[str, ...] = ("--strategy", "hold", "--data-path", "python")
+    options: tuple[str, ...] = _HOLD
     fast_open: str = "0"
     configuration: str = ""
     family: Family = IPV4
@@ -131,6 +126,21 @@ def _early_exchange(network: Testbed, peers: Peers, port: int) -> None:
     server = peers.accept(listener)
     assert receive(server, 2000) == content(2000, 1)
     transfer(server, client, content(4000, 2))
+    client.close()
+    assert receive_all(server) == b""
+    server.close()
+
+
+def _early_long(network: Testbed, peers: Peers, port: int) -> None:
+    """The client speaks at once, and the connection is long enough for the kernel."""
+    listener = peers.listen(port)
+    client = peers.connect(port)
+    client.sendall(content(2000, 1))
+    server = peers.accept(listener)
+    assert receive(server, 2000) == content(2000, 1)
+    time.sleep(0.3)
+    transfer(server, client, content(60_000, 2))
+    transfer(client, server, content(60_000, 3))
     client.close()
     assert receive_all(server) == b""
     server.close()
@@ -269,6 +279,7 @@ def _second_way(network: Testbed) -> Iterator[None]:
 
 _QUICK_TO_GIVE_UP = "[limits]\nsyn_retries = 2\nsyn_retry_ms = 100\n"
 _FASTOPEN = ("--strategy", "fastopen", "--data-path", "python")
+_FASTOPEN_KERNEL = ("--strategy", "fastopen", "--data-path", "kernel")
 
 SITUATIONS = (
     Situation("hold", _early_exchange),
@@ -277,6 +288,9 @@ SITUATIONS = (
     Situation("fastopen", _early_exchange, _FASTOPEN, "0x602"),
     Situation("fastopen_refused", _early_exchange, _FASTOPEN, "0"),
     Situation("kernel", _long, ("--strategy", "hold", "--data-path", "kernel")),
+    Situation("fastopen_kernel", _early_long, _FASTOPEN_KERNEL, "0x602"),
+    Situation("workers", _early_exchange, (*_HOLD, "--workers", "2")),
+    Situation("workers_kernel", _early_long, (*_FASTOPEN_KERNEL, "--workers", "2"), "0x602"),
     Situation("refused", _refused),
     Situation("unanswered", _unanswered, configuration=_QUICK_TO_GIVE_UP),
     Situation("unreachable", _unreachable),

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE_S = 30.0
-"""What does not happen on a busy machine in this time does not happen."""
+PATIENCE_S = 60.0
+"""What does not happen on a busy or an emulated machine in this time does not happen."""
 
 _T = TypeVar("_T")
 

@@ -84,7 +84,12 @@ def _same(expected: str, printed: str) -> bool:
 
 
 class Walk:
-    """The reader, with as many terminals as the document wants."""
+    """The reader, with as many terminals as the document wants.
+
+    Attributes:
+        last: what the last commands printed that were typed into the first terminal.
+        status: the exit status of the last one of them.
+    """
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self._directory = directory
@@ -94,6 +99,7 @@ class Walk:
         self._lasting: dict[str, tuple[subprocess.Popen[str], Path]] = {}
         self._commands = 0
         self.last = ""
+        self.status = 0
 
     def _open(self, command: str, output: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -122,16 +128,21 @@ class Walk:
     def _type(self, text: str) -> str:
         assert self._shell.stdin is not None
         self._commands += 1
-        marker = f"--- end of commands {self._commands}"
+        marker = f"--- end of commands {self._commands}, status"
         before = self._printed.stat().st_size
-        self._shell.stdin.write(f"{text}\necho '{marker}'\n")
+        self._shell.stdin.write(f"{text}\necho '{marker}' $?.\n")
         self._shell.stdin.flush()
 
         def said() -> str:
             return self._printed.read_bytes()[before:].decode(errors="replace")
 
-        until(lambda: marker in said(), lambda: f"the end of:\n{text}\n{said()}", _PATIENCE_S)
-        return said().partition(marker)[0]
+        ended = re.compile(rf"{marker} (\d+)\.")
+        found = until(
+            lambda: ended.search(said()), lambda: f"the end of:\n{text}\n{said()}", _PATIENCE_S
+        )
+        assert found is not None
+        self.status = int(found[1])
+        return said()[: found.start()]
 
     def _begin(self, part: Part) -> None:
         output = self._directory / f"{part.terminal}-{len(list(self._directory.iterdir()))}.txt"
