@@ -30,7 +30,7 @@ export PYTHONUNBUFFERED=1
 files=(bpf_layout bpf_on_an_interface rules_kernel_path kernel_path kernel_path_maps
     kernel_path_failures kernel_path_adoption bpf_differential kernel_survival service_connections
     testbed testbed_wan testbed_faults rules_ipv6 rules_mark rules_fragments rules_packets raw_sender
-    service_lifecycle rules_icmp rules_reload bpf_hand_over service_fast_open check_kernel_path
+    service_lifecycle rules_watch rules_icmp rules_reload bpf_hand_over service_fast_open check_kernel_path
     check_host rules rules_writers rules_command testbed_command testbed_killed)
 read -ra chosen <files
 ((${#chosen[@]} == 0)) || files=("${chosen[@]}")
