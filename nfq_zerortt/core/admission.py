@@ -104,6 +104,8 @@ class Admission:
             return "from_server_side"
         if syn.flags & (FIN | RST):
             return f"odd_flags {names(syn.flags)}"
+        if syn.source == syn.destination:
+            return "source_is_destination"  # its answers would be packets of its own
         if syn.fragment:
             return "fragment"
         if not packets.is_intact(syn):

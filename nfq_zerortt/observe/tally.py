@@ -20,9 +20,10 @@ BYPASSED = (
     *("mid_stream", "from_server_side", "tcp_md5", "tcp_ao", "client_fast_open", "syn_with_data"),
     *("odd_flags", "fragment", "wrong_checksum", "malformed", "flow_table_full", "kernel_full"),
     *("too_many_half_open", "prefix_unanswered", "port_not_selected", "direct", "refused_lately"),
-    *("unreachable_lately", "no_answer_lately", "service_stopping", "syn_ack_not_sent", OTHER),
+    *("unreachable_lately", "no_answer_lately", "service_stopping", "syn_ack_not_sent"),
+    *("source_is_destination", OTHER),
 )
-RESET_BY = {
+RESETTERS = {
     "client_reset": "client",
     "server_reset": "server",
     "refused": "server",
@@ -31,8 +32,9 @@ RESET_BY = {
     "service_stopped": "clientnic",
     OTHER: "clientnic",
 }
+"""Who reset a flow, by the reason of the event that says so."""
 FIN, TIMEOUT = "fin", "timeout"
-_CLOSED = (FIN, TIMEOUT, *RESET_BY)
+_CLOSED = (FIN, TIMEOUT, *RESETTERS)
 _NO_PROBLEMS = ("flow.reset", "log.suppressed")  # they have counts of their own
 _PROBLEMS = [
     name
@@ -75,7 +77,7 @@ class Tally:
         self._begun = dict.fromkeys(STRATEGIES, 0)
         self._established: dict[tuple[str, str], int] = {}
         self._bypassed = dict.fromkeys(BYPASSED, 0)
-        self._reset: dict[tuple[str, str], int] = dict.fromkeys(RESET_BY.items(), 0)
+        self._reset: dict[tuple[str, str], int] = dict.fromkeys(RESETTERS.items(), 0)
         self._closed = dict.fromkeys(_CLOSED, 0)
         self._syns = dict.fromkeys(("none", "request", "cookie", "cookieless"), 0)
         self._repeated = 0

@@ -45,6 +45,16 @@ def outcome(engine: Engine, segment: Segment, now: float = 1.0) -> str:
     return flow.strategy
 
 
+def test_a_syn_to_itself_leaves_nothing_behind() -> None:
+    """LAND: as a flow it would be in the table by one key for both ways, and never leave it."""
+    engine = Engine("hold", Limits(), SECRET)
+    itself = replace(syn("192.0.2.7", 80, sport=80), src=bytes((192, 0, 2, 7)))
+    assert engine.packet(itself.emit(), Side.CLIENT, 1.0)[0] == Accept("source_is_destination")
+    other = replace(itself, sport=81)
+    assert outcome(engine, other) == "hold"
+    assert (len(engine.table), engine.table.half_open) == (1, 1)
+
+
 # --- destinations -------------------------------------------------------------------------
 
 
