@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfq_zerortt.kernel.queue_table import bound_queues
+
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 CHECKSUM_ERRORS = ("Tcp.InCsumErrors", "Tcp.InErrs", "Ip.InHdrErrors", "IpExt.InCsumErrors")
@@ -70,12 +72,10 @@ def queue_counters(pid: int, number: int) -> QueueCounters:
     Raises:
         ValueError: nobody listens on that queue.
     """
-    text = Path(f"/proc/{pid}/net/netfilter/nfnetlink_queue").read_text(encoding="ascii")
-    for line in text.splitlines():
-        fields = [int(field) for field in line.split()]
-        if fields[0] == number:
-            return QueueCounters(fields[7], fields[5], fields[6])
-    raise ValueError(f"NFQUEUE {number} has no listener")
+    found = bound_queues(pid).get(number)
+    if found is None:
+        raise ValueError(f"NFQUEUE {number} has no listener")
+    return QueueCounters(found.packets, found.dropped, found.user_dropped)
 
 
 class HostCounters:

@@ -28,8 +28,8 @@ from bench.counters import (
     queue_counters,
     resident_bytes,
 )
+from nfq_zerortt import programs
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.testbed.commands import environment
 from nfq_zerortt.testbed.network import Testbed
 from nfq_zerortt.testbed.wan import QUEUE_NUMBER
 
@@ -307,7 +307,7 @@ def _detached() -> dict[str, Any]:
     # The keyboard's interrupt is ours; we end the others in order.
     return {
         "start_new_session": True,
-        "env": environment() | {"PYTHONPATH": str(_CHECKOUT)},
+        "env": programs.environment() | {"PYTHONPATH": str(_CHECKOUT)},
         "cwd": _CHECKOUT,
     }
 

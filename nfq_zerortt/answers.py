@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
 from nfq_zerortt import measuring
 from nfq_zerortt.config import LOG_LEVELS
 from nfq_zerortt.core import descriptions, remembered
 from nfq_zerortt.core.engine import Engine
-from nfq_zerortt.core.flow import Flow
-from nfq_zerortt.core.states import State
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.journal import Journal
 from nfq_zerortt.observe.control import Request
 from nfq_zerortt.observe.metrics import BY_NAME, COUNTER, GAUGE, HISTOGRAM, add
+from nfq_zerortt.running import RunningService
 from nfq_zerortt.slices import PAUSE_S, slices
 from nfq_zerortt.workers.crew import Crew
 from nfq_zerortt.workers.merging import merged
@@ -25,7 +24,9 @@ from nfq_zerortt.workers.merging import merged
 Record = dict[str, Any]
 
 
-def of_process(engine: Engine, journal: Journal) -> Mapping[str, Callable[..., Iterator[Any]]]:
+def requests_of_process(
+    engine: Engine, journal: Journal
+) -> Mapping[str, Callable[..., Iterator[Any]]]:
     """Return what one process answers by itself: records, by the name of the request.
 
     And a ``fingerprint``, which is another one when something was learned or forgotten since; and
@@ -63,35 +64,15 @@ def of_process(engine: Engine, journal: Journal) -> Mapping[str, Callable[..., I
     }
 
 
-class Running(Protocol):
-    """What the service knows and does that concerns all of its processes."""
-
-    def about(self) -> Record:
-        """Tell what it is: its settings and its processes."""
-
-    def carried(self) -> Iterator[Flow]:
-        """Give the flows that are only the kernel's."""
-
-    def entries(self) -> Iterator[State | str]:
-        """Tell of each entry in the kernel's table of flows what it is."""
-
-    def max_entries(self) -> int:
-        """Tell how many entries that table takes; 0 if there is none."""
-
-    def learned_cleared(self, forgotten: Mapping[str, int]) -> None:
-        """Take in that what was learned is forgotten, because somebody asked for it."""
-
-    def set_log_level(self, level: str) -> Awaitable[None]:
-        """Let all processes write events of that level and above."""
-
-
 class Answers:
     """What the service answers: this process, its workers if it has any, and the kernel."""
 
-    def __init__(self, engine: Engine, journal: Journal, crew: Crew, service: Running) -> None:
+    def __init__(
+        self, engine: Engine, journal: Journal, crew: Crew, service: RunningService
+    ) -> None:
         """``engine`` and ``journal`` are this process's."""
         self._engine = engine
-        self._ours = of_process(engine, journal)
+        self._ours = requests_of_process(engine, journal)
         self._crew = crew
         self._service = service
 

@@ -35,18 +35,24 @@ def keeps_flows(config: Config) -> str:
     return ""
 
 
+def stays_with_python(config: Config) -> str:
+    """Tell why these settings or other rules want flows to stay with the process, or nothing.
+
+    It asks iptables, which may take a second.
+    """
+    why = keeps_flows(config)
+    if why or config.data_path != "auto":
+        return why
+    mark = mark_bit(config.client_iface, config.server_iface)
+    return mark.detail if mark.ok is False else ""
+
+
 def choose(config: Config) -> tuple[KernelPath | None, str]:
-    """Return the kernel data path, or None and why not.
+    """Return the kernel data path, or None and why it cannot be had.
 
     Raises:
         MissingFeatureError, ZeroRttError: it was asked for by name and cannot be had.
     """
-    why = keeps_flows(config)
-    if why:
-        return None, why
-    mark = mark_bit(config.client_iface, config.server_iface)
-    if mark.ok is False and config.data_path == "auto":
-        return None, mark.detail
     try:
         path = _opened(config)
     except ZeroRttError as error:
@@ -65,9 +71,18 @@ def left_behind(config: Config) -> KernelPath | None:
     Raises:
         ZeroRttError: something is there that cannot be read.
     """
+    return _opened(config) if are_left(config) else None
+
+
+def are_left(config: Config) -> bool:
+    """Tell whether an earlier process has left flows to the kernel.
+
+    Raises:
+        ZeroRttError: something is there that cannot be read.
+    """
     left = find_maps(config.queue, pins.directory(config.queue))
     close_all(left)
-    return _opened(config) if left else None
+    return bool(left)
 
 
 def take_back(config: Config, engine: Engine, run: Callable[[Actions], None]) -> int:

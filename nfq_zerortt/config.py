@@ -24,6 +24,7 @@ DEFAULT_CONTROL_SOCKET = "/run/nfq-zerortt/control.sock"
 MOST_WORKERS = 16
 
 STRATEGIES = ("auto", "hold", "fastopen", "observe")
+"""A new one goes into the entries of the kernel's map, too: ``flow_entry.STRATEGIES``."""
 DATA_PATHS = ("auto", "python", "kernel")
 WHEN_FULL = ("python", "pass")
 LOG_FORMATS = ("json", "console")
@@ -132,28 +133,27 @@ def load(path: Path | None) -> Config:
     Raises:
         ConfigError: the file cannot be read, is no TOML, or has a wrong key or value.
     """
-    if path is None:
-        if not DEFAULT_CONFIG.exists():
-            return Config()
-        path = DEFAULT_CONFIG
-    if path.exists() and not path.is_file():
-        # It is read again at SIGHUP, in the midst of packets: what may block is no place for it.
-        raise ConfigError(f"the configuration file {path} is not a regular file")
+    file = DEFAULT_CONFIG if path is None else path
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path is None and not file.exists():
+            return Config()
+        if file.exists() and not file.is_file():
+            # It is read again at SIGHUP, amid packets: what may block is no place for it.
+            raise ConfigError(f"the configuration file {file} is not a regular file")
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
     config = replace(
         Config(),
-        destinations=destinations.read(values.pop("destination", []), STRATEGIES, f"{path}: key "),
+        destinations=destinations.read(values.pop("destination", []), STRATEGIES, f"{file}: key "),
     )
     limits = values.pop("limits", {})
     if not isinstance(limits, dict):
-        raise ConfigError(f"{path}: limits must be a table")
-    config = _updated(config, values, f"{path}: key ")
-    return replace(config, limits=_updated(config.limits, limits, f"{path}: key limits."))
+        raise ConfigError(f"{file}: limits must be a table")
+    config = _updated(config, values, f"{file}: key ")
+    return replace(config, limits=_updated(config.limits, limits, f"{file}: key limits."))
 
 
 _ALLOWED: Mapping[str, tuple[str, ...]] = {

@@ -7,7 +7,8 @@ handshake alone needs is in no entry: a flow that is made from one has only tran
 
 from __future__ import annotations
 
-from nfq_zerortt.config import STRATEGIES
+from collections.abc import Sequence
+
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.flow import Flow, ends_of
 from nfq_zerortt.core.states import Event, State
@@ -18,7 +19,11 @@ from nfq_zerortt.wire.seqnum import add
 
 NS = 1_000_000_000
 """The entries' units of time in a second."""
-_FAST_OPEN = ("none", "request", "cookie", "cookieless")
+
+STRATEGIES = ("auto", "hold", "fastopen", "observe")
+FAST_OPEN = ("none", "request", "cookie", "cookieless")
+"""Entries hold a place in these, and outlive the process and its version: only add at the end."""
+
 _UINT32 = 0xFFFFFFFF
 _UNKNOWN = -1
 _NO_OPTIONS = OptionSet()
@@ -74,7 +79,7 @@ def entry_of(flow: Flow) -> bytes:
         syn_data=min(flow.syn_data, 0xFFFF),
         carried=min(flow.carried, 0xFFFF),
         attempts=min(flow.attempts, 0xFF),
-        fast_open=_FAST_OPEN.index(flow.fast_open),
+        fast_open=FAST_OPEN.index(flow.fast_open),
         strategy=STRATEGIES.index(flow.strategy) if flow.strategy else 0,
         syn_end=0,
     )
@@ -123,7 +128,7 @@ def flow_from(client_key: bytes, data: bytes) -> Flow:
         ends_of(client_key),
         isn_client=entry.isn_client,
         options=_NO_OPTIONS,
-        strategy=STRATEGIES[entry.strategy],
+        strategy=_name(STRATEGIES, entry.strategy),
         now=created,
     )
     flow.isn_spoofed = entry.isn_spoofed
@@ -137,7 +142,7 @@ def flow_from(client_key: bytes, data: bytes) -> Flow:
     flow.syn_end = add(flow.syn_end, entry.syn_data)
     flow.carried = entry.carried
     flow.attempts = entry.attempts
-    flow.fast_open = _FAST_OPEN[entry.fast_open]
+    flow.fast_open = _name(FAST_OPEN, entry.fast_open)
     flow.duplicates.count = entry.suppressed
     flags = entry.flags
     _restore(flow.to_server, to_server)
@@ -154,6 +159,11 @@ def flow_from(client_key: bytes, data: bytes) -> Flow:
     flow.ended = bool(flags & layout.REPORTED)
     flow.state = state_of(flags)
     return flow
+
+
+def _name(names: Sequence[str], place: int) -> str:
+    """Return the name at a place; the first for one that only a later version knows."""
+    return names[place] if place < len(names) else names[0]
 
 
 def _restore(direction: Direction, entry: DirectionEntry) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -61,6 +61,13 @@ class Journal:
     def fault(self) -> None:
         """Say which exception is being handled: a bug of ours, that must not stop the loop."""
         self.event("service.fault", {"error": traceback.format_exc()[-_LONGEST_FAULT:]})
+
+    async def guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do work beside the packets; a bug in it ends that work alone, and is told."""
+        try:
+            await work
+        except Exception:
+            self.fault()
 
     def set_level(self, level: str) -> None:
         """Write events of ``level`` and above from now on."""

@@ -71,11 +71,18 @@ class Keeper:
         """See to it that what will be written replaces nothing but a file of ours.
 
         Raises:
-            ConfigError: there is something else by that name.
+            ConfigError: there is something else by that name, or its directory is closed to us.
         """
         path = self._path
         remedy = "name another file, or remove this one"
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+        try:
+            is_other = path.is_symlink() or (path.exists() and not path.is_file())
+        except PermissionError as error:
+            raise ConfigError(
+                f"state_file = {str(path)!r} cannot be reached ({error.strerror}): name a file in "
+                "a directory that this user may enter"
+            ) from None
+        if is_other:
             raise ConfigError(f"state_file = {str(path)!r} is not a regular file: {remedy}")
         try:
             with path.open("rb") as file:

@@ -22,7 +22,7 @@ from nfq_zerortt.workers.merging import merged
 class Learning:
     """Takes up what was learned before, and keeps what is learned now.
 
-    Without a state file nothing is kept; then only :meth:`restore` is of use, and finds nothing.
+    Without a state file no method does anything.
     """
 
     def __init__(self, state_file: str, memory: Memory, crew: Crew, journal: Journal) -> None:
@@ -53,10 +53,10 @@ class Learning:
             return
         if not self._crew:
             await self._keeper.keep(self._not_kept)
-        # At once, not in slices: with workers this process has no packets that would wait.
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await self.save()
+        else:  # at once, not in slices: with workers this process has no packets that would wait
+            while True:
+                await asyncio.sleep(EVERY_S)
+                await self.save()
 
     async def save(self) -> None:
         """Write the state file now, if something is new."""

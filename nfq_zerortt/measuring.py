@@ -18,11 +18,9 @@ from nfq_zerortt.core import descriptions, remembered
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.core.states import State
 from nfq_zerortt.journal import Journal
+from nfq_zerortt.kernel.queue_table import bound_queues
 from nfq_zerortt.observe.metrics import COUNTER, GAUGE, Record
 
-QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
-"""Of the network namespace of whoever reads it. Its columns (nfnetlink_queue.c, seq_show): number,
-port, waiting, copy mode, copy range, dropped as full, dropped for the socket, last packet's id."""
 _AT_ONCE = 32  # flows or entries: some tens of microseconds
 
 
@@ -92,15 +90,15 @@ def of_queues(queues: range) -> Record:
     """Return what the kernel has counted of these queues, and of how many that cannot be read."""
     packets, dropped, waiting = {}, {}, {}
     try:
-        text = QUEUES.read_text(encoding="ascii")
+        found = bound_queues()
     except (PermissionError, FileNotFoundError):
-        text = ""
-    for line in text.splitlines():
-        number, _, there, _, _, full, not_taken, last, *_ = map(int, line.split())
+        found = {}
+    for number, queue in found.items():
         if number in queues:
-            packets[str(number)] = last
-            dropped[str(number)] = {"full": full, "not_taken": not_taken}
-            waiting[str(number)] = there
+            name = str(number)
+            packets[name] = queue.packets
+            dropped[name] = {"full": queue.dropped, "not_taken": queue.user_dropped}
+            waiting[name] = queue.waiting
     return {
         COUNTER: {"queue_packets": packets, "queue_dropped": dropped},
         GAUGE: {"queue_waiting": waiting, "queues_unread": len(queues) - len(waiting)},

@@ -26,6 +26,14 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
+def rounded(seconds: float) -> str:
+    """Write a longer time in its largest unit alone: "2 h"."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def short(value: float) -> str:
     """Write a count or a size in at most five characters: "1.2k", "34M"."""
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
@@ -43,3 +51,8 @@ def listed(counts: Mapping[str, int]) -> str:
         return "none"
     parts = ", ".join(f"{-count:,} {name}" for count, name in there)
     return parts if len(there) == 1 else f"{sum(counts.values()):,}: {parts}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

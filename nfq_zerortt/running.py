@@ -20,8 +20,6 @@ from nfq_zerortt.workers.crew import Crew
 class RunningService:
     """All processes of a service, from the moment on when it serves.
 
-    What :class:`nfq_zerortt.answers.Answers` asks of a service (its protocol ``Running``).
-
     Attributes:
         config: the settings as they are now.
         data_path: ``kernel`` or ``python``, for new flows.

@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from nfq_zerortt import __version__
-from nfq_zerortt.answers import Answers, of_process
+from nfq_zerortt.answers import Answers, requests_of_process
 from nfq_zerortt.applied_rules import AppliedRules
-from nfq_zerortt.carrying import Carrying, choose, left_behind, take_back
+from nfq_zerortt.carrying import (
+    Carrying,
+    are_left,
+    choose,
+    left_behind,
+    stays_with_python,
+    take_back,
+)
 from nfq_zerortt.config import DEFAULT_CONTROL_SOCKET, Config
 from nfq_zerortt.core.engine import Engine
 from nfq_zerortt.errors import ConfigError, ZeroRttError
@@ -35,14 +42,15 @@ from nfq_zerortt.observe.log import EventLog
 from nfq_zerortt.reloading import changes, check
 from nfq_zerortt.rules_watch import watch
 from nfq_zerortt.running import RunningService
+from nfq_zerortt.starting import SIGNALS
 from nfq_zerortt.workers.crew import Crew
 from nfq_zerortt.workers.worker import Hire, Worker
 
 _SECRET_BYTES = 32
 _SEED_BYTES = 4
 _DRAIN_S = 2.0
+_REMOVE_S = 3.8  # from the signal on, so that all is over within 5 s
 _TELL_S = 30.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Service:
@@ -55,6 +63,7 @@ class Service:
 
         Raises:
             ConfigError: a setting that cannot be served.
+            AbsentError: an interface that is not there, or a queue in use: perhaps not for long.
             MissingFeatureError: a privilege or kernel feature is missing.
         """
         check(config)
@@ -86,7 +95,7 @@ class Service:
         self._manager = ServiceManager()
         self._control: ControlPath | None = None
         self._carrying: Carrying | None = None
-        self._why_python = ""
+        self._why_python = stays_with_python(config)  # with a queue, packets would wait for it
         self._restored = 0
         self._learning = Learning(config.state_file, self._engine.memory, self._crew, self._journal)
 
@@ -150,7 +159,9 @@ class Service:
             self._warnings.append(("state_file", str(error), "it will be written anew"))
 
     def _take_kernel_path(self) -> None:
-        path, self._why_python = choose(self._config)
+        path = None
+        if not self._why_python:
+            path, self._why_python = choose(self._config)
         if path is None and self._config.workers > 1:
             try:
                 path = left_behind(self._config)
@@ -189,17 +200,19 @@ class Service:
             hire,
             self._handler,
             self._journal,
-            of_process(self._engine, self._journal),
+            requests_of_process(self._engine, self._journal),
             self._clear_away,
         )
         worker.configure(self._config)
         return worker
 
-    def _clear_away(self) -> None:
+    async def _clear_away(self) -> None:
         """Leave nothing behind but what live flows need: for a worker whose first process died."""
-        self._rules.remove()
-        self._give_up_control_socket()
-        self._give_up_kernel_path()
+        try:
+            await self._rules.remove_later()
+        finally:
+            self._give_up_control_socket()
+            self._give_up_kernel_path()
 
     # --- serving --------------------------------------------------------------------------
 
@@ -219,9 +232,14 @@ class Service:
             journal=self._journal,
         )
         scheduling = _schedule(realtime=self._config.realtime)
-        self._handler.start(queue)
+        # What the kernel leaves to us of flows that are yet to be taken back has to wait for that.
+        takes_back = self._takes_back_flows()
+        if not takes_back:
+            self._handler.start(queue)
         await self._crew.begin(stop.set)
-        self._rules.apply()
+        await self._rules.apply()
+        if takes_back:
+            self._handler.start(queue)
         self._say_how_it_begins()
         self._handler.watch_endings()
         self._event(
@@ -241,17 +259,18 @@ class Service:
             },
         )
         self._manager.ready(self._running.summary())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        beside = [loop.create_task(self._guarded(work)) for work in self._side_work()]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        beside = [loop.create_task(self._journal.guarded(work)) for work in self._side_work()]
         try:
             await stop.wait()
+            self._rules.end_within(_REMOVE_S)
             self._manager.stopping(self._crew.lost or "letting handshakes end")
             if self._crew.lost:
                 self._event("service.worker_lost", {"error": self._crew.lost})
             await self._end()
         finally:
             # The loop takes its handlers along; from here on a signal has nothing to add.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -275,6 +294,12 @@ class Service:
         for warning in self._warnings:
             self._journal.warn(*warning)
 
+    def _takes_back_flows(self) -> bool:
+        try:
+            return self._carrying is None and are_left(self._config)
+        except ZeroRttError:
+            return False  # to take them back will tell why
+
     def _take_back_flows(self) -> int:
         try:
             return take_back(self._config, self._engine, self._handler.run)
@@ -289,7 +314,7 @@ class Service:
             await self._rules.remove_later()
         finally:
             self._handler.empty_queue()
-        await self._learning.save()
+            await self._learning.save()
 
     # --- beside the packets ---------------------------------------------------------------
 
@@ -301,7 +326,7 @@ class Service:
             self._learning.keep(),
         ]
         if self._config.rules:
-            work.append(watch(self._rules, self._event))
+            work.append(watch(self._rules, self._event, self._journal.fault))
         if self._manager.alive_every_s:
             work.append(self._give_signs_of_life(self._manager.alive_every_s))
         if self._control is not None:
@@ -312,12 +337,6 @@ class Service:
             work.append(self._carrying.look_through(self._handler.run))
             work.append(self._tell_workers())
         return work
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception:
-            self._journal.fault()
 
     async def _give_signs_of_life(self, every_s: float) -> None:
         """Let the service manager know, as long as the loops of all processes turn."""
@@ -374,14 +393,14 @@ class Service:
 @contextmanager
 def _signals_held() -> Iterator[None]:
     """Let signals wait until the loop takes them: none may end us halfway through the rules."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         # Stopping is done; to be told so once more shall not look like a failure.
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _seed() -> int:

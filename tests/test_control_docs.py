@@ -21,6 +21,7 @@ from nfq_zerortt.journal import Journal
 from nfq_zerortt.live.rates import WINDOW_S
 from nfq_zerortt.observe import control, recent
 from nfq_zerortt.observe.log import EventLog
+from nfq_zerortt.running import RunningService
 from nfq_zerortt.slices import SLICE_S
 from nfq_zerortt.workers.crew import Crew
 from tests.core.test_remembered import GOOD
@@ -37,8 +38,11 @@ def section(heading: str) -> list[list[str]]:
     return rows(rest.partition("\n## ")[0])
 
 
-class Resting:
+class Resting(RunningService):
     """A service that does nothing: what it would be asked is not what is looked at here."""
+
+    def __init__(self) -> None:
+        """It has no parts."""
 
     def about(self) -> dict[str, Any]:
         return {"queue": 0, "workers": 1}

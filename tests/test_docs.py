@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import re
 import shlex
 from collections import defaultdict
@@ -22,6 +23,8 @@ from nfq_zerortt.core.endings import RESET_BY
 from nfq_zerortt.core.handshake import SPOOFED_SYN_ACK
 from nfq_zerortt.core.negotiation import reason_to_bypass
 from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.kernel import features
+from nfq_zerortt.observe import hints
 from nfq_zerortt.observe.events import LEVELS
 from nfq_zerortt.observe.packets import packet_event
 from nfq_zerortt.wire.options import OptionSet
@@ -31,6 +34,10 @@ from tests.scenarios.script import Numbers, Run, scripts
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nfq_zerortt"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DIRECTORIES = (
+    *("nfq_zerortt", "tests", "docs", "bench", "fuzz", "scripts", "iptables_rules", "systemd"),
+    *("packaging", "vagrant"),
+)
 EVENTS = (ROOT / "docs/reference/events.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
 
@@ -205,6 +212,44 @@ def test_every_reason_is_documented_and_no_other() -> None:
     assert exact == {reason for reason in reasons_in_the_code() if re.match(r"[a-z]\S*$", reason)}
 
 
+# --- warnings -----------------------------------------------------------------------------
+
+
+def warned_of() -> set[str]:
+    """Return what a `service.warning` may be about, as it stands in the code."""
+    found: set[str] = set()
+    for call in calls(*PACKAGE.rglob("*.py")):
+        of_start = "_warnings" in ast.unparse(call.func) and name_of(call) == "append"
+        told = call.args[0].elts if of_start and isinstance(call.args[0], ast.Tuple) else call.args
+        if (of_start or name_of(call) == "warn") and not isinstance(told[0], ast.Starred):
+            found |= texts(told[0])
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Dict):
+                both = zip(node.keys, node.values, strict=True)
+                values = {next(iter(texts(key)), ""): value for key, value in both if key}
+                found |= texts(values["about"]) if {"about", "remedy"} <= values.keys() else set()
+    for node in ast.walk(ast.parse(inspect.getsource(hints))):
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+            found |= texts(node.value.elts[0])
+    probes = inspect.getclosurevars(features.warnings_for_run).globals.values()
+    for probe in filter(inspect.isfunction, probes):
+        if probe.__annotations__.get("return") != "Feature":
+            continue
+        named = re.search(r'^ +name = "(.+)"$', inspect.getsource(probe), re.MULTILINE)
+        assert named, f"{probe.__name__} does not name what it looks at"
+        found.add(named[1])
+    return found
+
+
+def test_what_to_do_about_each_warning_is_told() -> None:
+    text = (ROOT / "docs/howto/first-aid.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| about .*\n\|-.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert table
+    told = [line.split("|")[1].strip() for line in table[1].splitlines()]
+    assert sorted(told) == sorted(warned_of())
+
+
 # --- configuration ------------------------------------------------------------------------
 
 
@@ -351,18 +396,37 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(file), link
 
 
+def files_named(text: str) -> list[tuple[str, str]]:
+    """Return the files and directories of ours that a text names, with a test's name if any.
+
+    The package's parts stand without its name, too: `core/engine.py`.
+    """
+    ours = "|".join([*DIRECTORIES, *(part.name for part in PACKAGE.iterdir() if part.is_dir())])
+    return re.findall(rf"`((?:{ours})/[\w./-]*)(?:::(\w+))?`", text)
+
+
+def place_of(name: str) -> Path:
+    """Return where a named file is."""
+    places = [base / name for base in (ROOT, PACKAGE) if (base / name).exists()]
+    assert places, name
+    return places[0]
+
+
 @document
 def test_files_and_tests_that_are_named_exist(path: Path) -> None:
-    named = re.findall(
-        r"`((?:tests|nfq_zerortt|bench|scripts|iptables_rules|docs)/[\w./-]+)(?:::(\w+))?`",
-        path.read_text(encoding="utf-8"),
-    )
-    for name, function in named:
-        file = ROOT / name
-        assert file.exists(), name
+    for name, function in files_named(path.read_text(encoding="utf-8")):
+        file = place_of(name)
         if function:
             source = file.read_text(encoding="utf-8")
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), f"{name}::{function}"
+
+
+def test_a_file_that_there_is_not_is_noticed() -> None:
+    assert files_named("`core/engine.py` and `docs/` do") == [("core/engine.py", ""), ("docs/", "")]
+    for name in ("core/engines.py", "tests/core/engine.py", "nfq_zerortt/engine.py"):
+        ((named, _),) = files_named(f"`{name}`")
+        with pytest.raises(AssertionError, match=name):
+            place_of(named)
 
 
 def test_the_checks_look_at_something() -> None:
@@ -370,7 +434,8 @@ def test_the_checks_look_at_something() -> None:
     finders: dict[str, Callable[[str], object]] = {
         "links": lambda text: re.findall(r"\]\(([^)\s]+)\)", text),
         "commands": lambda text: list(shown_commands(text)),
-        "tests": lambda text: re.findall(r"`tests/[\w./-]+::\w+`", text),
+        "files": files_named,
+        "tests": lambda text: [function for _, function in files_named(text) if function],
         "configurations": lambda text: re.findall(r"```toml\n(.*?)```", text, re.DOTALL),
     }
     for name, finder in finders.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -18,9 +19,12 @@ from scapy.layers.l2 import Ether
 from scapy.utils import PcapWriter, RawPcapNgReader, RawPcapWriter
 
 from nfq_zerortt.explaining import flows, logs, page, terminal
+from nfq_zerortt.explaining.breaks import breaks_off
 from nfq_zerortt.explaining.captures import read_captures
+from nfq_zerortt.explaining.explanation import Explanation
 from nfq_zerortt.tracing.flow_table import Conversations
 from nfq_zerortt.tracing.packets import Packet, Seen, read
+from nfq_zerortt.tracing.words import milliseconds
 from nfq_zerortt.wire import flags as tcp
 from tests.traces import CAPTURES, events_of
 
@@ -31,7 +35,7 @@ FAILURES = {
     ),
     "unanswered": (
         "No SYN-ACK of the server is in the capture",
-        "it was sent again, 2 times",
+        "No answer to the SYN had come by then: it was sent again, 2 times",
         "The client got a RST that was made here",
         "the server has answered none of 3 SYNs",
         "17 bytes of early data in 1 segment came, and never left for the server.",
@@ -79,6 +83,10 @@ SUCCESSES = {
     "kernel": ("Numbers were shifted by Δ = ",),
     "hold_ipv6": ("[fd6e:6671:7a01:1::2]:", "it was held"),
 }
+
+
+SERVER_PORT = 8080
+"""Of the captures."""
 
 
 def explain(*arguments: str | Path, status: int = 0) -> str:
@@ -193,8 +201,11 @@ def test_a_list_cannot_be_a_page(two_flows: Path, tmp_path: Path) -> None:
     assert "name it with --flow" in said
 
 
-def one_sided(name: str, interface: bytes, out: Path) -> Path:
-    """What tcpdump would have written on one interface: pcap, with Ethernet headers."""
+def one_sided(name: str, interface: bytes, out: Path, *, hosts_away: int = 0) -> Path:
+    """What tcpdump would have written on one interface: pcap, with Ethernet headers.
+
+    ``hosts_away``: or behind so many routers, in the direction of the server.
+    """
     with (
         RawPcapNgReader(str(CAPTURES / f"{name}.pcapng")) as reader,
         PcapWriter(str(out), linktype=1, nano=True) as writer,
@@ -203,6 +214,7 @@ def one_sided(name: str, interface: bytes, out: Path) -> Path:
             if about.ifname == interface:
                 ns = about.tshigh << 32 | about.tslow
                 packet = Ether() / IP(raw)
+                packet[IP].ttl += -hosts_away if packet.dport == SERVER_PORT else hosts_away
                 packet.time = ns / 1e9
                 packet.wirelen = about.wirelen + 14
                 writer.write(packet)
@@ -212,6 +224,8 @@ def one_sided(name: str, interface: bytes, out: Path) -> Path:
 def test_one_side_shows_what_it_can(tmp_path: Path) -> None:
     said = words(explain(one_sided("hold", b"eth0", tmp_path / "near.pcap")))
     assert "a capture of one side (near.pcap); what the other side saw is not known" in said
+    assert "SYN-ACK S ack C+1" in said
+    assert "S = 0" not in said
     assert re.search(r"The SYN was answered after 0\.\d+ ms \(#2\)\.", said)
     assert "Of the client's segments 1 brought nothing beyond what had come" in said
     assert "held" not in said.replace("Whether anything was held, changed or made", "")
@@ -336,6 +350,16 @@ def test_a_file_for_each_side(tmp_path: Path) -> None:
         assert "spoofed here" in said
 
 
+def test_captures_of_two_other_hosts_are_not_taken_for_both_sides_of_this_one(
+    tmp_path: Path,
+) -> None:
+    near = one_sided("hold", b"eth0", tmp_path / "client.pcap")
+    far = one_sided("hold", b"eth1", tmp_path / "server.pcap", hosts_away=1)
+    said = explain(near, far, status=2)
+    assert "client.pcap and server.pcap: they were captured 2 hosts apart" in said
+    assert "explain one at a time" in said
+
+
 @pytest.mark.parametrize("name", ["hold", "fastopen", "refused", "unanswered"])
 def test_the_log_tells_the_same(name: str) -> None:
     said = explain(CAPTURES / f"{name}.jsonl")
@@ -361,7 +385,35 @@ def test_the_log_at_level_info_has_the_handshake(tmp_path: Path) -> None:
     assert "spoofed here" in ladder[1]
     assert re.search(r"held [34]\d\.\d ms", ladder[2])
     assert "released" in ladder[4]
-    assert "with --log-level debug" in words(said)
+    assert "With --log-level debug" in words(said)
+
+
+@pytest.mark.parametrize("name", ["refused", "reset_later", "unanswered", "another_way_back"])
+def test_a_rst_whose_numbers_are_not_known_is_not_drawn(name: str, tmp_path: Path) -> None:
+    log = tmp_path / "info.jsonl"
+    lines = (CAPTURES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"debug"' not in line), encoding="utf-8")
+    (flow,) = {e["flow"] for e in events_of(log) if e["event"] == "flow.reset"}
+    said = explain(log, "--flow", flow)
+    drawn = [line for line in said.splitlines() if re.match(r" *\d+\.\d\d [│║]", line)]
+    assert drawn
+    assert not any("RST" in line for line in drawn)
+    assert "reset" in said or "got a RST" in said
+
+
+def test_times_in_a_log_count_from_when_the_syn_was_read(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    events = [dict(event) for event in events_of(CAPTURES / "hold.jsonl")]
+    for event in events:
+        if event["event"] == "flow.data_held":
+            event["bytes"] = 1
+    log.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    (latency,) = (event["latency_us"] for event in events if "latency_us" in event)
+    first, second, *others = logs.explained(log, "1").lines
+    assert (first.time_ms, first.text[:20]) == (0, "The client's SYN cam")
+    assert second.time_ms == pytest.approx(latency / 1000, abs=0.002)
+    assert f"{latency} µs after its SYN was read" in second.text
+    assert any("Early data came (1 byte)" in line.text for line in others)
 
 
 def test_the_log_s_flow_can_be_named_by_its_id() -> None:
@@ -376,6 +428,114 @@ def test_a_capture_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> 
     said = words(explain(cut))
     assert "The client was answered after" in said
     assert "Its end is not in the capture." in said
+    assert "cut.pcapng breaks off in the middle of a packet" in said
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("kind", ["pcap", "pcapng"])
+def test_whether_a_file_breaks_off(kind: str, *, zipped: bool, tmp_path: Path) -> None:
+    file = CAPTURES / "hold.pcapng"
+    if kind == "pcap":
+        file = one_sided("hold", b"eth0", tmp_path / "near.pcap")
+    data = file.read_bytes()
+    out = tmp_path / "file"
+    out.write_bytes(gzip.compress(data) if zipped else data)
+    assert not breaks_off(out)
+    for less in (1, 5, 70):
+        out.write_bytes(gzip.compress(data[:-less]) if zipped else data[:-less])
+        assert breaks_off(out)
+    out.write_bytes(gzip.compress(data)[:-9])
+    assert breaks_off(out)
+
+
+def story_of(packets: list[Packet], end_ns: int | None = None) -> Explanation:
+    """Explain these packets of one flow as if there were no more."""
+    known = Conversations()
+    made = []
+    for number, one in enumerate(packets, 1):
+        packet = read(number, Seen(one.time_ns, one.tap, one.outgoing, one.data, one.length))
+        assert packet is not None
+        flow = known.add(packet)
+        made.append(packet)
+    return flows.explanation(("eth0", "eth1"), flow, made, end_ns)
+
+
+def packets_of(name: str) -> list[Packet]:
+    return list(read_captures([CAPTURES / f"{name}.pcapng"]).packets)
+
+
+def told(made: Explanation) -> str:
+    return " ".join(line.text for line in made.lines)
+
+
+def test_a_capture_that_ends_soon_is_no_evidence_of_silence() -> None:
+    packets = packets_of("unanswered")[:5]
+    soon = told(story_of(packets))
+    assert re.search(r"is in the capture, but that ends [\d.]+ ms after the SYN had left", soon)
+    assert re.search(r"in 1 segment came; the capture ends [\d.]+ ms later, and it has not", soon)
+    assert "does not answer" not in soon
+    assert "never left" not in soon
+    later = told(story_of(packets, packets[0].time_ns + 2 * 10**9))
+    assert "the server does not answer, its answer gets lost" in later
+    assert "came, and never left for the server" in later
+
+
+def test_numbers_of_a_flow_that_had_begun_are_those_of_the_wire() -> None:
+    made = story_of(packets_of("kernel")[60:])
+    lines = "\n".join(terminal.show(made, 120)).splitlines()
+    assert not any(re.match("[CSF] = ", line) for line in lines)
+    drawn = [line for line in lines if re.match(r" *\d+\.\d\d [│║]", line)]
+    assert len(drawn) > 20
+    assert not any("sent by this host" in line or "ends here" in line for line in drawn)
+    assert any(re.search(r"\b\d{5,10}:\d{5,10} ack \d{5,10}\b", line) for line in drawn)
+    assert "those of its side" in "".join(made.left_out)
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_the_round_trip_is_known_though_the_syn_was_sent_again(*, stamped: bool) -> None:
+    packets = packets_of("released_data_lost")
+    place, syn = next(
+        (n, p)
+        for n, p in enumerate(packets)
+        if p.tap == 1 and p.segment is not None and p.segment.flags == tcp.SYN
+    )
+    packets.insert(place + 1, syn)
+    if not stamped:
+        for packet in packets:
+            packet.data = packet.data.replace(b"\x08\x0a", b"\x1e\x0a", 1)  # another option
+    said = told(story_of(packets))
+    assert ("more than a round trip (4" in said) == stamped
+    assert stamped or "was lost or overtaken behind this host" in said
+
+
+def test_icmp_errors_of_a_kind_are_told_of_once() -> None:
+    packets = packets_of("unreachable")
+    place, error = next((n, p) for n, p in enumerate(packets) if p.quote is not None)
+    packets[place + 1 : place + 1] = [error, error]
+    said = told(story_of(packets))
+    assert said.count("An ICMP error came, destination unreachable") <= 2, "passed on, or not"
+    assert re.search(r"Likewise: #\d+", said)
+
+
+def test_data_that_was_missing_for_a_while_is_told_of() -> None:
+    packets = packets_of("kernel")
+    sent = [
+        n
+        for n, p in enumerate(packets)
+        if p.tap == 1
+        and p.segment is not None
+        and p.segment.payload_length
+        and p.segment.sport == SERVER_PORT
+    ]
+    assert "came after data behind it" not in told(story_of(packets))
+    lost, behind, after = (packets[n] for n in sent[3:6])
+    packets.remove(lost)
+    packets.insert(packets.index(after) + 1, lost)
+    lost.time_ns = after.time_ns
+    waited = (after.time_ns - behind.time_ns) / 1e6
+    said = told(story_of(packets))
+    assert "1 segment of the server's came after data behind it: #" in said
+    assert f"what came behind it waited {milliseconds(waited)} at most" in said
 
 
 def test_a_log_whose_last_line_is_being_written_is_read(tmp_path: Path) -> None:
@@ -411,7 +571,10 @@ def test_wrong_arguments_are_said_in_a_line(tmp_path: Path) -> None:
     hold = CAPTURES / "hold.pcapng"
     assert "there is no such flow" in explain(hold, "--flow", "10.9.9.9:1", status=2)
     assert "there is no such flow" in explain(hold, "--flow", "7", status=2)
-    assert "allowed is" in explain(hold, "--flow", "x", status=2)
+    said = explain(hold, "--flow", "x", status=2)
+    assert "allowed is" in said
+    assert "or its number in the list" in said
+    assert "or its flow_id" in explain(CAPTURES / "hold.jsonl", "--flow", "x", status=2)
     assert "two at most" in explain(hold, hold, hold, status=2)
     assert "No such file" in explain(hold, "--html", tmp_path / "a" / "b.html", status=2)
 

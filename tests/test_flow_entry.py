@@ -11,7 +11,8 @@ from nfq_zerortt.core.descriptions import describe_flow
 from nfq_zerortt.core.direction import Direction
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.core.states import Event, State
-from nfq_zerortt.flow_entry import entry_of, flow_from, state_of
+from nfq_zerortt.flow_entry import FAST_OPEN, entry_of, flow_from, state_of
+from nfq_zerortt.flow_entry import STRATEGIES as STRATEGIES_IN_ENTRIES
 from nfq_zerortt.kernel.bpf import layout
 from nfq_zerortt.kernel.bpf.layout import DirectionEntry, FlowEntry
 from nfq_zerortt.wire.options import OptionSet
@@ -185,6 +186,22 @@ def test_what_only_the_programs_count_begins_anew(
     )
     for way in layout.unpack(entry_of(flow_from(flow.client_key, counted)))[:2]:
         assert (way.left, way.settled) == (0, 0)
+
+
+def test_the_places_of_names_in_entries_stay() -> None:
+    """Entries outlive the version that wrote them: a name may be added, at the end alone."""
+    assert STRATEGIES_IN_ENTRIES[:4] == ("auto", "hold", "fastopen", "observe")
+    assert FAST_OPEN[:4] == ("none", "request", "cookie", "cookieless")
+    assert set(STRATEGIES_IN_ENTRIES) >= set(STRATEGIES)
+
+
+@given(flows())
+def test_a_name_of_a_later_version_is_no_obstacle(flow: Flow) -> None:
+    to_server, to_client, entry = layout.unpack(entry_of(flow))
+    later = layout.pack(to_server, to_client, entry._replace(strategy=0xFF, fast_open=0xFF))
+    there = flow_from(flow.client_key, later)
+    assert (there.strategy, there.fast_open) == ("auto", "none")
+    assert there.name == flow.name
 
 
 @given(flows(), times)

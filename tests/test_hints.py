@@ -81,6 +81,17 @@ def test_no_answers_is_said_once(clock: Clock) -> None:
     assert unanswered(looking, clock) == []
 
 
+@pytest.mark.parametrize("end", ["flow.closed", "flow.reset"])
+def test_clients_that_gave_up_do_not_keep_it_from_being_said(clock: Clock, end: str) -> None:
+    looking = Hints()
+    for number in range(200):
+        flow = f"10.0.1.2:{number}>10.0.3.2:80"
+        for attempt in (1, 2):
+            looking.note("flow.syn_forwarded", {"flow": flow, "attempt": attempt})
+        looking.note(end, {"flow": flow, "by": "client"})
+    assert unanswered(looking, clock)
+
+
 def test_syns_that_are_repeated_quickly_say_nothing_of_a_long_way(clock: Clock) -> None:
     """With syn_retry_ms = 10 four are sent within a tenth of a second."""
     assert unanswered(Hints(), clock, between_s=0.01) == []

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nfq_zerortt import keeping
+from nfq_zerortt.config import load as load_settings
 from nfq_zerortt.core.fast_open import COOKIE_KEEP_S
 from nfq_zerortt.core.learned import Memory
 from nfq_zerortt.core.remembered import Record, records
@@ -23,6 +24,7 @@ from nfq_zerortt.keeping import Keeper, StateFileError
 CLIENT = bytes((10, 0, 1, 2))
 SERVER = bytes((10, 0, 3, 2, 0, 80))
 COOKIE = bytes(range(8))
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -249,3 +251,31 @@ def test_an_own_file_an_empty_one_and_none_are_fine(tmp_path: Path) -> None:
     keeper.save(pytest.fail)
     path.write_text('{"format":1,"damaged', encoding="utf-8")
     keeper.require_own()
+
+
+@pytest.mark.parametrize("ask", ["state_file", "configuration file"])
+def test_a_directory_that_may_not_be_entered_is_a_wrong_setting(tmp_path: Path, ask: str) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    file = closed / "file"
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:  # root may enter any
+        said = "nothing"
+        try:
+            os.setuid(NOBODY)
+            if ask == "state_file":
+                Keeper(file, Memory()).require_own()
+            else:
+                load_settings(file)
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with open(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    assert said.startswith("ConfigError: "), said
+    assert ask in said
+    assert str(file) in said

@@ -28,7 +28,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr(capabilities, "effective", lambda: PRIVILEGES)
     file = tmp_path / "modules"
-    monkeypatch.setattr(xtables, "_MODULES", file)
+    monkeypatch.setattr("nfq_zerortt.kernel.modules.LOADED", file)
     return file
 
 

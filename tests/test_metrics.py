@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,17 +16,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nfq_zerortt import measuring
+from nfq_zerortt.cli.stat_lines import lines
 from nfq_zerortt.core import descriptions
 from nfq_zerortt.core.actions import Actions, Report, Side
 from nfq_zerortt.core.flow import Flow
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.observe import exposition
+from nfq_zerortt.observe.http_hosts import only_for
 from nfq_zerortt.observe.metrics import (
     BY_NAME,
     COUNTER,
     GAUGE,
     HISTOGRAM,
     METRICS,
+    RTT_BOUNDS,
     SYN_ACK_BOUNDS,
     Metric,
     add,
@@ -34,7 +37,7 @@ from nfq_zerortt.observe.metrics import (
     quantile,
 )
 from nfq_zerortt.observe.recent import MOST, MOST_CAPPED, Recent
-from nfq_zerortt.observe.tally import BYPASSED, OTHER, RESET_BY, Histogram, Tally
+from nfq_zerortt.observe.tally import BYPASSED, OTHER, RESETTERS, Histogram, Tally
 from tests.scenarios.script import Numbers, Run, scripts
 from tests.test_control_docs import answers
 from tests.test_docs import EVENTS, codes, rows
@@ -218,7 +221,7 @@ def documented_reasons(heading: str) -> set[str]:
 
 def test_every_documented_reason_has_a_label() -> None:
     assert set(BYPASSED) - {OTHER} == documented_reasons("Bypassed")
-    assert set(RESET_BY) - {OTHER} == documented_reasons("Ended") - {"timeout"}
+    assert set(RESETTERS) - {OTHER} == documented_reasons("Ended") - {"timeout"}
     closed = Tally().record()[COUNTER]["flows_closed"].keys()
     assert closed - {OTHER, "fin"} == documented_reasons("Ended")
 
@@ -252,6 +255,55 @@ def test_quantiles_lie_within_their_bucket() -> None:
     assert quantile(0.5, [1, 2, 1, 0], bounds) == 1.5
     assert quantile(1.0, [1, 2, 1, 0], bounds) == 4.0
     assert quantile(0.99, [1, 0, 0, 99], bounds) == 4.0, "nothing is known beyond"
+
+
+def test_what_is_said_of_a_histogram_is_so() -> None:
+    """All round trips take 101 ms: half of them are not "within" less, nor a bound made up."""
+    told = {**stats(), HISTOGRAM: dict(stats()[HISTOGRAM])}
+    told["service"] = {**told["service"], "pid": 1}
+    rtts = Histogram(RTT_BOUNDS)
+    for _ in range(10):
+        rtts.take(0.101)
+    told[HISTOGRAM]["server_rtt_seconds"] = {**rtts.record(), "bounds": list(RTT_BOUNDS)}
+    said = dict(lines(told))["server's RTT"]
+    assert said == "10; mean 101 ms, half within 125 ms, 99 % within 125 ms"
+    rtts.take(100.0)
+    told[HISTOGRAM]["server_rtt_seconds"] = {**rtts.record(), "bounds": list(RTT_BOUNDS)}
+    assert dict(lines(told))["server's RTT"].endswith("125 ms, 99 % not within 6400 ms")
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        (None, True),
+        ("127.0.0.1:9464", True),
+        ("127.0.0.1", True),
+        ("LOCALHOST:8080", True),
+        ("evil.example", False),
+        ("evil.example:9464", False),
+        ("127.0.0.1.evil.example", False),
+        ("127x0.0.1", False),
+        ("[", False),
+        ("", False),
+    ],
+)
+def test_another_host_s_name_is_refused(asked: str | None, *, served: bool) -> None:
+    """As a web page may ask whose name leads here (DNS rebinding)."""
+
+    def app(_: Any, start: Any) -> list[bytes]:
+        start("200 OK", [])
+        return [b"numbers"]
+
+    statuses: list[str] = []
+
+    def start(status: str, *_: Any) -> Callable[[bytes], object]:
+        statuses.append(status)
+        return lambda _: None
+
+    environ = {} if asked is None else {"HTTP_HOST": asked}
+    body = only_for(app, "127.0.0.1")(environ, start)
+    assert statuses == ["200 OK" if served else "403 Forbidden"]
+    assert (b"".join(body) == b"numbers") == served
 
 
 # --- the last events ----------------------------------------------------------------------

@@ -35,18 +35,28 @@ def room_of(path: Path) -> int | None:
 def imported(source: str) -> Iterator[Path]:
     """Give the modules of ours that a source imports, also where it does so in a function."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nfq_zerortt"):
-            base = ROOT.joinpath(*(node.module or "").split("."))
-            for name in node.names:
-                for path in (
-                    base / f"{name.name}.py",
-                    base / name.name / "__init__.py",
-                    base.with_suffix(".py"),
-                    base / "__init__.py",
-                ):
-                    if path.exists():
-                        yield path
-                        break
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports name the whole module here: from nfq_zerortt.… import"
+            names = [f"{node.module}.{name.name}" for name in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == PACKAGE.name:
+                yield module_of(name)
+
+
+def module_of(name: str) -> Path:
+    """Return the module of that name, or the one in which it is the name of something."""
+    path = ROOT.joinpath(*name.split("."))
+    places = (
+        path.with_suffix(".py"),
+        path / "__init__.py",
+        path.parent.with_suffix(".py"),
+        path.parent / "__init__.py",
+    )
+    return next(place for place in places if place.exists())
 
 
 def too_high(module: Path, source: str) -> list[str]:
@@ -83,4 +93,8 @@ def test_an_import_from_above_is_noticed() -> None:
     assert too_high(live, source) == ["nfq_zerortt/cli/stats.py"]
     within = "def f() -> None:\n    from nfq_zerortt.core import engine\n"
     assert too_high(PACKAGE / "wire" / "view.py", within) == ["nfq_zerortt/core/engine.py"]
+    plain = "import nfq_zerortt.core.engine as engine\n"
+    assert too_high(PACKAGE / "wire" / "view.py", plain) == ["nfq_zerortt/core/engine.py"]
+    package = "import sys, nfq_zerortt.core\n"
+    assert too_high(PACKAGE / "wire" / "view.py", package) == ["nfq_zerortt/core/__init__.py"]
     assert too_high(PACKAGE / "core" / "flow.py", "from nfq_zerortt.wire.view import look\n") == []

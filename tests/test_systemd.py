@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from nfq_zerortt import config as settings
-from nfq_zerortt import measuring
 from nfq_zerortt.config import Config, Limits
 from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
-from nfq_zerortt.kernel import pins, xtables
+from nfq_zerortt.kernel import pins, queue_table, xtables
 from nfq_zerortt.kernel.features import FIFO_PRIORITY
 from nfq_zerortt.ports import PortSet
 from nfq_zerortt.reloading import NEEDS_RESTART
+from nfq_zerortt.starting import PATIENCE_S
 
 SYSTEMD = Path(__file__).resolve().parents[1] / "systemd"
 SERVICE, TEMPLATE = "nfq-zerortt.service", "nfq-zerortt@.service"
@@ -26,6 +26,8 @@ UNITS = {SERVICE: SERVICE, TEMPLATE: "nfq-zerortt@x.service"}
 """File, and a unit that is made of it."""
 
 MOST_EXPOSED = 2.0
+STARTS_IN_S = 5.0
+"""On a slow router; two are usual."""
 
 each_unit = pytest.mark.parametrize("file", UNITS)
 
@@ -136,6 +138,15 @@ def test_what_cannot_become_right_by_itself_is_not_tried_again(file: str) -> Non
 
 
 @each_unit
+def test_what_crashes_is_given_up_and_what_waits_is_not(file: str) -> None:
+    (interval,), (burst,) = values(file, "StartLimitIntervalSec"), values(file, "StartLimitBurst")
+    (pause,) = values(file, "RestartSec")
+    at_least = float(interval) / int(burst)
+    assert at_least < float(pause) + PATIENCE_S
+    assert at_least >= float(pause) + STARTS_IN_S
+
+
+@each_unit
 def test_privileges_and_places_are_those_that_the_code_asks_for(file: str) -> None:
     few = {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_PERFMON"}
     for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
@@ -149,7 +160,7 @@ def test_privileges_and_places_are_those_that_the_code_asks_for(file: str) -> No
     (user,) = values(file, "User")
     assert f"d {pins.LENT} 0700 {user} {user} -\n" in lent
     assert f"f {xtables.LOCK_FILE} 0640 root {user} -\n" in lent
-    assert f"z {measuring.QUEUES} 0440 root {user} -\n" in lent
+    assert f"z /proc/{queue_table.TABLE} 0440 root {user} -\n" in lent
     assert f"u {user} " in (SYSTEMD / "sysusers.conf").read_text(encoding="utf-8")
 
 

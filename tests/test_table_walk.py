@@ -141,3 +141,37 @@ def test_the_routers_own_error_passes(policy: str, more: str, passes: bool) -> N
     words = [shlex.split(line) for line in OUTPUT.format(policy=policy, more=more).splitlines()]
     way = Passage(None, "lan0", ERRORS["ipv4"], "OUTPUT", "INVALID")
     assert (Walk([line for line in words if line], way).end() == "") is passes
+
+
+@pytest.mark.parametrize(
+    ("test", "local", "other"),
+    [
+        ("--dst-type LOCAL", True, False),
+        ("! --dst-type LOCAL", False, True),
+        ("--dst-type LOCAL,BROADCAST", True, True),
+        ("--dst-type MULTICAST", False, True),
+        ("--dst-type LOCAL -i vpn0", False, False),
+    ],
+)
+def test_what_is_addressed_to_the_router_itself(test: str, local: bool, other: bool) -> None:
+    rule = shlex.split(f"-A PREROUTING -m addrtype {test} -j DNAT")
+
+    def is_met(is_local: bool | None) -> bool:
+        passage = Passage("lan0", None, TCP, "PREROUTING", is_local=is_local)
+        return bool(list(Walk([rule], passage).may_meet()))
+
+    assert (is_met(True), is_met(False)) == (local, other)
+    assert is_met(None) is (local or other)
+
+
+def test_a_chain_is_walked_once_however_many_jumps_there_are_to_it() -> None:
+    """Otherwise these would be a thousand million visits."""
+    levels = 30
+    rules = [
+        shlex.split(f"-A {chain} {way} -j level{level}")
+        for level, chain in enumerate(["FORWARD", *(f"level{n}" for n in range(levels))])
+        for way in ("-i lan0 --dport 80", "-i lan0 --dport 81")
+    ]
+    walk = Walk(rules, Passage("lan0", "wan0"))
+    assert len(list(walk.may_meet())) <= 2 * (levels + 1)
+    assert walk.end() == ""

@@ -246,13 +246,13 @@ def test_nothing_is_asked_while_it_is_paused(
         feed.start()
         until(lambda: asked["flows"] > 2 and asked["stats"] > 2, "it asks")
         feed.paused = True
-        time.sleep(0.3)
+        time.sleep(0.1)
         before = asked.copy()
-        time.sleep(0.7)
+        time.sleep(0.1)
         assert asked == before
         feed.look_into(1)  # what one looks into is asked for, once
         until(lambda: asked["events"] == 1, "its events")
-        time.sleep(0.2)
+        time.sleep(0.1)
         assert asked["events"] == 1
         feed.paused = False
         began = time.monotonic()
@@ -416,6 +416,20 @@ def test_a_screen_is_never_wider_or_higher_than_it_is(mode: str, size: tuple[int
     if mode == FLOWS:
         assert sum(line.startswith((">", " ")) and "10.0" in line for line in plain) <= height
         assert len(view.page(page(view, size))[0]) == min(61, page(view, size))
+
+
+@pytest.mark.parametrize(("width", "remedy"), [(80, False), (200, True)])
+def test_a_problem_is_not_cut_in_the_middle(width: int, *, remedy: bool) -> None:
+    view, rates = View(), Rates()
+    problem = "no service answers at /run/nfq-zerortt/control.sock"
+    advice = ": start one (nfq-zerortt run), or name its socket (--control-socket)"
+    snapshot = Snapshot(0.0, stats(), [flow()], [], problem + advice)
+    rates.take(0.0, snapshot.stats)
+    view.take(snapshot.flows)
+    plain = [
+        CODES.sub("", line).rstrip() for line in Screen().lines(view, snapshot, rates, (width, 24))
+    ]
+    assert f"NOT UP TO DATE: {problem}{advice if remedy else ''}" in plain
 
 
 @pytest.mark.parametrize("state", list(State))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import resource
 import struct
 import tracemalloc
 from collections import deque
@@ -13,20 +15,21 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCPerror
+from scapy.layers.inet import ICMP, IP, TCP, TCPerror
 from scapy.utils import RawPcapNgReader, RawPcapReader
 
-from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.explaining.captures import read_captures
 from nfq_zerortt.observe.capture import CaptureCounts
 from nfq_zerortt.observe.pairing import Pairing, Shape
-from nfq_zerortt.tracing import flow_table, link_layer, selection, tracer
+from nfq_zerortt.tracing import flow_table, kept_packets, link_layer, selection, tracer
 from nfq_zerortt.tracing.conversations import Conversation
 from nfq_zerortt.tracing.files import Files
 from nfq_zerortt.tracing.flow_table import Conversations
 from nfq_zerortt.tracing.numbers import Space
 from nfq_zerortt.tracing.packets import Packet, Role, Seen, read
 from nfq_zerortt.tracing.pcapng import Interface, Writer
+from nfq_zerortt.tracing.stdout import StandardOutput
 from nfq_zerortt.tracing.taking import Taking
 from nfq_zerortt.tracing.ways import Way
 from nfq_zerortt.wire import flags as tcp
@@ -534,3 +537,197 @@ def test_sides_are_found_without_a_syn(tmp_path: Path) -> None:
             one = seen(packet)
             writer.packet(1 - one.tap, one.time_ns, one.data, one.length, outgoing=one.outgoing)
     assert read_captures([file]).names == INTERFACES
+
+
+# Packets made up, for what seldom happens. "up" is from A to B, and each packet has an IP ID.
+
+NEAR, FAR = 0, 1
+ISN, FAKE, REAL = 1000, 50_000, 90_000
+
+
+class MadeUp:
+    """One flow, told packet by packet."""
+
+    def __init__(self) -> None:
+        self.known = Conversations()
+        self.packets: list[Packet] = []
+        self.flow: Conversation
+
+    def one(
+        self,
+        time_ms: float,
+        tap: int,
+        flags: str,
+        seq: int,
+        ack: int = 0,
+        *,
+        data: int = 0,
+        ident: int = 0,
+        up: bool = True,
+        sack: tuple[int, int] | None = None,
+    ) -> Packet:
+        """Add a segment."""
+        (src, sport), (dst, dport) = (A, B) if up else (B, A)
+        options = [("SAck", sack)] if sack else []
+        segment = TCP(sport=sport, dport=dport, flags=flags, seq=seq, ack=ack, options=options)
+        return self._add(time_ms, tap, IP(src=src, dst=dst, id=ident) / segment / bytes(data))
+
+    def error(self, time_ms: float, tap: int, ident: int) -> Packet:
+        """Add an ICMP error about the SYN, for the client."""
+        syn = IP(src=A[0], dst=B[0], id=77) / TCP(sport=A[1], dport=B[1], flags="S", seq=ISN)
+        head = IP(src="10.0.2.3", dst=A[0], id=ident) / ICMP(type=3, code=1)
+        return self._add(time_ms, tap, head / syn)
+
+    def _add(self, time_ms: float, tap: int, packet: IP) -> Packet:
+        raw = bytes(packet)
+        outgoing = (tap == NEAR) == (packet.dst == A[0])
+        one = Seen(int(1e18 + time_ms * 1e6), tap, outgoing, raw, len(raw))
+        made = read(len(self.packets) + 1, one)
+        assert made is not None
+        self.packets.append(made)
+        self.flow = self.known.add(made)
+        return made
+
+    def opened(self) -> None:
+        """The client is answered here; its SYN leaves."""
+        self.one(0, NEAR, "S", ISN)
+        self.one(1, NEAR, "SA", FAKE, ISN + 1, up=False)
+        self.one(1, NEAR, "A", ISN + 1, FAKE + 1, ident=2)
+        self.one(1, FAR, "S", ISN)
+
+    def said_of_kept(self, packet: Packet) -> str:
+        """Why it is said that a packet did not leave."""
+        assert packet.role is Role.UNKNOWN
+        return " ".join(packet.because or kept_packets.reason(self.flow, packet))
+
+
+def test_what_came_and_left_before_the_shift_was_known_is_paired_as_well() -> None:
+    """Repeated ACKs without timestamps all look the same: those that left must not be free."""
+    made = MadeUp()
+
+    def acks(*idents: int) -> None:
+        for ident in idents:
+            at = len(made.packets) / 100
+            made.one(at, FAR, "A", REAL, ISN, ident=ident, up=False)
+            made.one(at, NEAR, "A", FAKE, ISN, ident=ident, up=False)
+
+    made.one(0, FAR, "A", REAL - 10, ISN, data=10, ident=40, up=False)
+    made.one(0, NEAR, "A", FAKE - 10, ISN, data=10, ident=40, up=False)
+    made.one(0, NEAR, "A", FAKE, ISN, ident=9, up=False)  # had come before the capture began
+    made.one(0, FAR, "A", REAL, ISN, ident=11, up=False)
+    made.one(0, NEAR, "A", FAKE, ISN, ident=10, up=False)  # likewise
+    made.one(0, NEAR, "A", FAKE, ISN, ident=11, up=False)
+    acks(12)
+    lost = made.one(0.1, FAR, "A", REAL, ISN, ident=13, up=False)
+    made.one(0.1, NEAR, "A", ISN, FAKE, data=5, ident=30)
+    made.one(0.1, FAR, "A", ISN, REAL, data=5, ident=30)
+    acks(14, 15)
+    assert made.flow.delta == REAL - FAKE
+    pairs = {p.ident: p.origin.ident for p in made.packets if p.origin is not None}
+    assert pairs == {ident: ident for ident in (40, 11, 12, 14, 15, 30)}
+    assert [p for p in made.packets if p.came and p.role is not Role.PASSED] == [lost]
+    assert [p.ident for p in made.packets if p.role is Role.BEFORE] == [9, 10]
+    assert not any(p.because for p in made.packets), "nothing was repeated"
+
+
+def test_what_waits_for_the_shift_is_bounded_and_not_said_to_be_missing() -> None:
+    made = MadeUp()
+    for number in range(300):
+        made.one(number / 100, FAR, "A", REAL, ISN + number, ident=1 + number, up=False)
+    assert made.flow.held <= 2 * 64
+    roles = [packet.role for packet in made.packets]
+    assert roles[:172] == [Role.BEFORE] * 172
+
+
+def test_each_kept_packet_is_called_what_it_is() -> None:
+    """Data, a FIN that came again, and a RST: long before the comment is written, and after."""
+    made = MadeUp()
+    made.opened()
+    data = made.one(2, NEAR, "PA", ISN + 1, FAKE + 1, data=6, ident=3)
+    fin = made.one(2, NEAR, "FA", ISN + 7, FAKE + 1, ident=4)
+    again = made.one(9, NEAR, "FA", ISN + 7, FAKE + 1, ident=5)
+    both = made.one(10, NEAR, "FPA", ISN + 1, FAKE + 1, data=6, ident=6)
+    reset = made.one(50, NEAR, "R", ISN + 8, ident=7)
+    assert made.said_of_kept(reset) == "the client's RST; the other end knows other numbers"
+    answer = made.one(300, FAR, "SA", REAL, ISN + 1, up=False)
+    assert answer is made.flow.answered
+    held = "it cannot be passed on before the server has answered"
+    assert made.said_of_kept(data) == f"early data: {held}"
+    assert made.said_of_kept(fin) == f"early: {held}"
+    assert (
+        made.said_of_kept(again) == "a repetition of #6, 7.00 ms after it, which had not left yet"
+    )
+    assert again.repeats is fin
+    assert both.repeats is data
+    assert made.said_of_kept(reset) == "the client's RST; the other end knows other numbers"
+    block = (ISN + 7, ISN + 8)
+    d_sack = made.one(301, NEAR, "A", FAKE + 1, ISN + 8, up=False, sack=block)
+    assert "again (#6, #7) and was not" in d_sack.because[0]
+
+
+def test_of_several_icmp_errors_the_first_one_ends_the_flow() -> None:
+    """The others pass: each is found by its IP header."""
+    made = MadeUp()
+    made.opened()
+    first, second, third = (made.error(100, FAR, ident) for ident in (20, 21, 22))
+    reset = made.one(100.5, NEAR, "RA", FAKE + 1, ISN + 1, up=False)
+    left = [made.error(101, NEAR, ident) for ident in (21, 22)]
+    assert reset.because == [
+        f"the SYN could not be delivered: ICMP destination unreachable ({first.tag})"
+    ]
+    assert [packet.origin for packet in left] == [second, third]
+    made.error(500, FAR, 23)
+    assert "the client, connected already, would ignore it" in made.said_of_kept(first)
+
+
+def test_why_the_server_answers_again() -> None:
+    """The SYN was sent again, before any answer could be there; or the ACK for it got lost."""
+    made = MadeUp()
+    made.opened()
+    again = made.one(291, FAR, "S", ISN)
+    made.one(301, FAR, "SA", REAL, ISN + 1, up=False)
+    made.one(301, FAR, "A", ISN + 1, REAL + 1, ident=2)
+    before, then, after, later = (
+        made.one(time_ms, FAR, "SA", REAL, ISN + 1, up=False).because
+        for time_ms in (400, 591, 615, 1301)
+    )
+    assert then == [
+        f"the answer to the SYN sent again ({again.tag}): no ACK can have reached the server by "
+        "then"
+    ]
+    assert before == after == later == ["again: the server has not got the ACK for it"]
+
+
+def test_a_file_that_cannot_grow_is_said_with_what_is_to_be_done(tmp_path: Path) -> None:
+    """Here the limit for a process's files; a full disk is said likewise."""
+    out = tmp_path / "t.pcapng"
+    files = Files(str(out), tracer.head(INTERFACES, 128, "A test."))
+    made = tracer.Tracer(files, INTERFACES, selection.Selection())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for packet in read_captures([CAPTURES / "kernel.pcapng"]).packets:
+        made.add(seen(packet))
+    files.flush()
+    length = out.stat().st_size + 10_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length, limits[1]))
+    try:
+        with pytest.raises(ZeroRttError, match=r"t\.pcapng: File too large: .* --ring and --keep"):
+            made.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    files.close()
+    assert out.stat().st_size == length
+    with RawPcapReader(str(out)) as reader:
+        assert len(list(reader)) > 10
+
+
+def test_no_space_left_is_said_in_a_line() -> None:
+    with pytest.raises(ZeroRttError, match=r"^/dev/full: No space left on device: the trace ends"):
+        Files("/dev/full", tracer.head(INTERFACES, 128, "A test."))
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        out = StandardOutput(lambda: False, full)
+        out.write(b"abc")
+        with pytest.raises(ZeroRttError, match=r"^stdout: No space left on device: the trace ends"):
+            out.flush()
+    finally:
+        os.close(full)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from nfq_zerortt import programs
 from nfq_zerortt.errors import MissingFeatureError
-from nfq_zerortt.testbed.commands import environment
 
 PACKAGES = {
     "curl": "curl",
@@ -42,8 +41,7 @@ _VERSIONS = {
 
 def find(name: str) -> str | None:
     """Return the path of a program, None if it is not on this machine."""
-    path = environment()["PATH"]
-    found = shutil.which(name, path=path)
+    found = programs.found(name)
     if found is None and name in ("initdb", "postgres"):  # Debian keeps them out of PATH
         places = sorted(
             Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name)

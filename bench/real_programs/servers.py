@@ -16,8 +16,8 @@ from pathlib import Path
 from bench.lab import Lab
 from bench.nginx import write_configuration
 from bench.real_programs.packages import program
+from nfq_zerortt import programs
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
-from nfq_zerortt.testbed.commands import environment
 
 HTTP, TLS, REDIS, POSTGRES, SSH, SSH_ELSEWHERE = 80, 443, 6379, 5432, 22, 2222
 OBJECTS = 30
@@ -45,7 +45,7 @@ Subsystem sftp internal-sftp
 def clean_environment(lab: Lab) -> dict[str, str]:
     """Return an environment in which programs find no settings but their own."""
     return {
-        "PATH": environment()["PATH"],
+        "PATH": programs.PATH,
         "HOME": str(lab.directory),
         "LC_ALL": "C",
         "GIT_CONFIG_NOSYSTEM": "1",

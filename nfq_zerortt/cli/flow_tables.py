@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nfq_zerortt.core.states import ENDED
+from nfq_zerortt.core.states import ENDED_NAMES
+from nfq_zerortt.readable import milliseconds, rounded, short
 
 _WIDE = 120  # columns: from there on a flow has one line
 _PIPE_WIDTH = 1000  # nothing is folded, so that grep(1) and awk(1) find it
@@ -27,7 +28,6 @@ _GAP = "  "
 _NO_FLOWS = "no flows"
 
 Row = Mapping[str, Any]
-_OVER = frozenset(state.name for state in ENDED)
 
 
 class Screen:
@@ -59,7 +59,9 @@ class Screen:
         elif self._live is not None:
             # A screen shows a part: what lives first, the newest of it first.
             first = heapq.nsmallest(
-                self._console.height, rows, lambda row: (row["state"] in _OVER, -row["flow_id"])
+                self._console.height,
+                rows,
+                lambda row: (row["state"] in ENDED_NAMES, -row["flow_id"]),
             )
             self._draw(flow_table(first, narrow=self._narrow))
         elif not self._console.is_terminal:
@@ -150,7 +152,7 @@ def _cells(flow: Row, mark: str, join: str) -> tuple[str, ...]:
         f"{flow['strategy']}{mark}{flow['data_path']}",
         _ms(flow["server_rtt_ms"]),
         _ms(flow["connected_earlier_ms"]) + join + _ms(flow["data_earlier_ms"]),
-        _count(flow["bytes_to_server"]) + join + _count(flow["bytes_to_client"]),
+        short(flow["bytes_to_server"]) + join + short(flow["bytes_to_client"]),
         _fast_open(flow, mark),
     )
 
@@ -180,7 +182,7 @@ def learned_table(servers: Sequence[Row]) -> RenderableType:
     cookies.add_column("age", no_wrap=True, justify="right")
     for one in servers:
         for cookie in one["cookies"]:
-            age = _seconds(cookie["age_s"])
+            age = rounded(cookie["age_s"])
             cookies.add_row(Text(one["server"]), Text(cookie["client"]), cookie["cookie"], age)
     return Group(table, "", cookies) if cookies.row_count else table
 
@@ -221,7 +223,7 @@ def _habits(one: Row) -> str:
         return "-"
     if habits["not_for_s"]:
         why = "SYN vanished" if habits["troubles"] else "refused"
-        return f"{why}, not for {_seconds(habits['not_for_s'])}"
+        return f"{why}, not for {rounded(habits['not_for_s'])}"
     if habits["accepts"]:
         return "accepts"
     return "gives no cookie" if habits["asked"] else "not tried"
@@ -230,22 +232,8 @@ def _habits(one: Row) -> str:
 def _left_alone(left: Row | None) -> str:
     if left is None:
         return "-"
-    return f"{left['reason'].removesuffix('_lately')}, {_seconds(left['for_s'])} more"
+    return f"{left['reason'].removesuffix('_lately')}, {rounded(left['for_s'])} more"
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _seconds(value: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if value >= size:
-            return f"{value / size:.0f} {unit}"
-    return f"{value:.0f} s"
-
-
-def _count(value: int) -> str:
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if value >= size:
-            return f"{value / size:.1f}{unit}" if value < 10 * size else f"{value // size}{unit}"
-    return str(value)
+    return milliseconds(None if value is None else value / 1000)

@@ -10,7 +10,7 @@ import click
 from nfq_zerortt.config import MOST_WORKERS
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import carried, features, leftovers
-from nfq_zerortt.kernel.declarations import FAMILIES
+from nfq_zerortt.kernel.declarations import COMMANDS, FAMILIES
 from nfq_zerortt.kernel.kernel_path import KernelPath
 from nfq_zerortt.kernel.rules import LAST_QUEUE, RuleSet, for_removal
 from nfq_zerortt.ports import PortSet
@@ -167,8 +167,8 @@ def _where_to_look(wanted: RuleSet) -> list[str]:
     if not features.iptables_is_nft():
         return []
     commands = [
-        f"{command} -t {table.name} -S"
-        for family, command in (("ipv4", "iptables-legacy"), ("ipv6", "ip6tables-legacy"))
+        f"{command}-legacy -t {table.name} -S"
+        for family, command in COMMANDS.items()
         for table in wanted.tables
         if family in wanted.families
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from nfq_zerortt import config as settings
 from nfq_zerortt.cli.completing import interfaces, one_of
 from nfq_zerortt.notify import ServiceManager
-from nfq_zerortt.starting import made_when_possible
+from nfq_zerortt.starting import made_when_possible, signals_held
 
 
 @click.command()
@@ -83,4 +84,13 @@ def run(file: Path | None, **flags: Any) -> None:
     config = read()
     from nfq_zerortt.service import Service  # noqa: PLC0415 - needs a library that must be built
 
-    made_when_possible(lambda: Service(config, read), ServiceManager()).run()
+    def reread() -> None:
+        nonlocal config
+        config = read()
+
+    manager = ServiceManager()
+    # By hand, nothing is waited for, and Ctrl-C ends the start as it does any command.
+    with signals_held() if manager.listens else nullcontext():
+        service = made_when_possible(lambda: Service(config, read), manager, reread)
+        if service is not None:
+            service.run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nfq_zerortt.observe.metrics import quantile
+from nfq_zerortt.observe.metrics import bound
 from nfq_zerortt.readable import listed, milliseconds, short, span
 
 Record = Mapping[str, Any]
@@ -83,5 +83,10 @@ def _times(histogram: Record) -> str:
     counts, bounds = histogram["counts"], histogram["bounds"]
     if not any(counts):
         return "none"
-    half, most = (milliseconds(quantile(share, counts, bounds)) for share in (0.5, 0.99))
-    return f"{sum(counts):,}; half within {half} ms, 99 % within {most} ms"
+    total = sum(counts)
+    parts = [f"mean {milliseconds(histogram['sum'] / total)} ms"]
+    for word, share in (("half", 0.5), ("99 %", 0.99)):
+        high = bound(share, counts, bounds)
+        within = "not within" if high is None else "within"
+        parts.append(f"{word} {within} {milliseconds(high or bounds[-1])} ms")
+    return f"{total:,}; {', '.join(parts)}"

@@ -49,7 +49,7 @@ def stats(
         raise ConfigError("option --allow-remote is allowed with --listen")
     path = socket_path(control_socket)
     if listen is not None:
-        _serve(path, *_address(listen, allow_remote=allow_remote))
+        _serve(path, *_address(listen, allow_remote=allow_remote), allow_remote=allow_remote)
         return
     told: dict[str, Any] = ask(path, "stats")
     if as_json:
@@ -84,19 +84,23 @@ def _address(listen: str, *, allow_remote: bool) -> tuple[str, int]:
     return str(address), number
 
 
-def _serve(path: Path, address: str, port: int) -> None:
+def _serve(path: Path, address: str, port: int, *, allow_remote: bool) -> None:
     """Serve until SIGINT or SIGTERM. This is a process of its own: no packet waits for a scrape."""
-    from prometheus_client import start_http_server  # noqa: PLC0415 - takes its time
+    from prometheus_client import make_wsgi_app, start_http_server  # noqa: PLC0415 - takes its time
 
     from nfq_zerortt.observe.exposition import registry  # noqa: PLC0415 - likewise
+    from nfq_zerortt.observe.http_hosts import only_for  # noqa: PLC0415 - only needed here
 
+    told = registry(lambda: ask(path, "stats"))
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # also in the threads that serve
     try:
-        server, _ = start_http_server(port, address, registry(lambda: ask(path, "stats")))
+        server, _ = start_http_server(port, address, told)
     except OSError as error:
         raise _refused(error, address, port) from None
-    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    click.echo(f"serving http://{where}/metrics", err=True)
+    host = f"[{address}]" if ":" in address else address
+    if not allow_remote:
+        server.set_app(only_for(make_wsgi_app(told), host))
+    click.echo(f"serving http://{host}:{port}/metrics", err=True)
     signal.sigwait(_ENDS)
     server.shutdown()
 

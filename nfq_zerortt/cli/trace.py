@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -16,6 +16,7 @@ import click
 
 from nfq_zerortt.cli.asking import control_socket_option, socket_path
 from nfq_zerortt.errors import ConfigError, MissingFeatureError, ZeroRttError
+from nfq_zerortt.readable import counted
 
 _SNAPLEN = 192  # IPv4 or IPv6 with some extension headers, TCP with all its options
 _LEAST_SNAPLEN = 60
@@ -30,7 +31,12 @@ _MB = 1_000_000
     metavar="F",
     help='Only that: "10.0.1.2:43210>10.0.3.2:80", an endpoint as in "10.0.3.2:80", or a flow_id.',
 )
-@click.option("--duration", type=click.FloatRange(min=0), metavar="S", help="End after S seconds.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="End after S seconds.",
+)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N packets.")
 @click.option(
     "--snaplen",
@@ -94,21 +100,22 @@ def trace(
         head = tracer.head(interfaces, snaplen or _SNAPLEN, service.sentence())
         out = StandardOutput(_or_late(asked_to_end, duration)) if file == "-" else file
         files = Files(out, head, int((ring or 0) * _MB), keep)
+        running = tracer.Tracer(files, interfaces, chosen, with_data=snaplen is not None)
         try:
-            _say(f"tracing {interfaces[0]} (clients) and {interfaces[1]} (servers); Ctrl-C ends it")
-            summary = tracer.follow(
-                taking,
-                tracer.Tracer(files, interfaces, chosen, with_data=snaplen is not None),
-                files,
-                asked_to_end,
-                duration_s=duration,
-                count=count,
-            )
-        finally:
-            files.close()
+            with closing(files):
+                _say(
+                    f"tracing {interfaces[0]} (clients) and {interfaces[1]} (servers); "
+                    "Ctrl-C ends it"
+                )
+                summary = tracer.follow(
+                    *(taking, running, files, asked_to_end), duration_s=duration, count=count
+                )
+        except ZeroRttError as error:
+            taken = counted(running.summary.packets, "packet")
+            raise type(error)(f"{error}; {taken} had been taken by then") from None
     dropped = f"{summary.dropped} dropped by the kernel"
     _say(
-        f"{_counted(summary.packets, 'packet')} of {_counted(summary.flows, 'flow')}, "
+        f"{counted(summary.packets, 'packet')} of {counted(summary.flows, 'flow')}, "
         f"{summary.commented} with a comment, {dropped}; in {', '.join(files.names)}"
     )
 
@@ -202,7 +209,3 @@ def _signals() -> Iterator[Callable[[], bool]]:
 
 def _say(text: str) -> None:
     print(f"nfq-zerortt: {text}", file=sys.stderr, flush=True)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -132,6 +132,7 @@ TRANSLATING = frozenset(
 """Segments of both sides are translated and passed on."""
 
 ENDED = frozenset({_S.TIME_WAIT, _S.RESET, _S.CLOSED})
+ENDED_NAMES = frozenset(state.name for state in ENDED)
 """The connection is over: reported as closed, and a new SYN begins a new flow."""
 
 

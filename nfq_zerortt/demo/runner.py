@@ -19,6 +19,7 @@ from typing import Any
 from nfq_zerortt import __version__
 from nfq_zerortt.demo.figures import connections
 from nfq_zerortt.demo.processes import LineReader, ended
+from nfq_zerortt.demo.product import Product, started
 from nfq_zerortt.demo.result import (
     DIRECT,
     FASTOPEN,
@@ -28,7 +29,6 @@ from nfq_zerortt.demo.result import (
     Result,
     Run,
 )
-from nfq_zerortt.demo.service import Service, running
 from nfq_zerortt.demo.stage import START_TIMEOUT_S, Progress, Stage
 from nfq_zerortt.demo.work import works
 from nfq_zerortt.errors import ZeroRttError
@@ -142,11 +142,11 @@ def _run(stage: Stage, way: str) -> Run:
     """Do the whole work once."""
     total = sum(work.connections for work in stage.works)
     problems: list[str] = []
-    service: Service | None = None
+    product: Product | None = None
     with ExitStack() as cleanup:
         if way != DIRECT:
             stage.progress.step(f"starting nfq-zerortt run --strategy {way} on clientnic")
-            service = cleanup.enter_context(running(stage, way))
+            product = cleanup.enter_context(started(stage, way))
         captures = [cleanup.enter_context(_capture(stage, way, tap)) for tap in _taps(stage)]
         server = cleanup.enter_context(_server(stage))
         through = "direct, no service running" if way == DIRECT else f"through the service, {way}"
@@ -156,7 +156,7 @@ def _run(stage: Stage, way: str) -> Run:
         time.sleep(2 * stage.rtt_s + 0.3)
         server_said = [json.loads(line) for line in server.lines_so_far()[1:]]
         counts = {str(capture.tap): capture.stop() for capture in captures}
-        figures = service.stop(problems) if service else None
+        figures = product.stop(problems) if product else None
         stage.progress.step("reading the captures")
         records: list[PacketRecord] = []
         for capture in captures:

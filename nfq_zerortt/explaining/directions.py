@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from nfq_zerortt.observe.records import Endpoint
-from nfq_zerortt.tracing.packets import Packet, Seen, read
+from nfq_zerortt.tracing.packets import Packet, Seen, likely_client, read
 from nfq_zerortt.wire import flags as tcp
 
 NAMES = ("clients' side", "servers' side")
@@ -43,7 +43,7 @@ class Directions:
         flow = frozenset((packet.source, packet.destination))
         client = self._clients.get(flow)
         if client is None or _is_syn(packet):
-            client = self._clients[flow] = _client_of(packet)
+            client = self._clients[flow] = likely_client(packet)
             if len(self._clients) > _MOST_FLOWS:
                 self._clients.popitem(last=False)
         # An ICMP error travels against the segment that it quotes.
@@ -54,11 +54,3 @@ class Directions:
 def _is_syn(packet: Packet) -> bool:
     segment = packet.segment
     return segment is not None and segment.flags & (tcp.SYN | tcp.ACK) == tcp.SYN
-
-
-def _client_of(packet: Packet) -> Endpoint:
-    segment = packet.segment
-    if segment is not None and segment.flags & tcp.SYN:
-        return packet.destination if segment.flags & tcp.ACK else packet.source
-    # Nothing tells; servers mostly have the lower port.
-    return max(packet.source, packet.destination, key=lambda end: end[1])

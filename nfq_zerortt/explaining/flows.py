@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nfq_zerortt.errors import ConfigError
 from nfq_zerortt.explaining import one_side, story
+from nfq_zerortt.explaining.breaks import breaks_off
 from nfq_zerortt.explaining.captures import read_captures
+from nfq_zerortt.explaining.distance import hosts_between
 from nfq_zerortt.explaining.explanation import (
     Explanation,
     path_of,
@@ -22,6 +24,7 @@ from nfq_zerortt.tracing.conversations import Conversation
 from nfq_zerortt.tracing.flow_table import Conversations
 from nfq_zerortt.tracing.packets import Packet
 from nfq_zerortt.wire import flags as tcp
+from nfq_zerortt.wire.seqnum import add
 
 MOST_LISTED = 2000
 MOST_PACKETS = 20_000
@@ -69,10 +72,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All flows of the files, MOST_LISTED at most; ``others`` counts the rest."""
+    """All flows of the files, MOST_LISTED at most; ``others`` counts the rest.
+
+    ``left_out``: what is to be said of the files.
+    """
 
     flows: list[Listed]
     others: int
+    left_out: list[str] = field(default_factory=list)
 
 
 def listing(files: Sequence[Path]) -> Listing:
@@ -89,24 +96,25 @@ def listing(files: Sequence[Path]) -> Listing:
                 continue
             listed = found[flow.number] = Listed(flow.number, flow.name, packet.time_s)
         listed.add(packet, both_sides=both)
-    return Listing(list(found.values()), max(known.count - MOST_LISTED, 0))
+    return Listing(list(found.values()), max(known.count - MOST_LISTED, 0), _broken(files))
 
 
 def explained(files: Sequence[Path], wanted: str) -> Explanation:
     """Explain one flow: by its number in the list, or as --flow of ``trace``.
 
     Raises:
-        ConfigError: there is no such flow; and as read_captures.
+        ConfigError: there is no such flow; two captures are not of one host; as read_captures.
     """
     captured = read_captures(files)
     both = len(captured.names) > 1
     known = Conversations()
     number = int(wanted) if wanted.isdecimal() else None
-    chosen = None if number is not None else selection.parse(wanted)
+    chosen = None if number is not None else selection.parse(wanted, "its number in the list")
     flow: Conversation | None = None
     packets: list[Packet] = []
-    more = alike = 0
+    more = alike = end_ns = 0
     for packet in captured.packets:
+        end_ns = packet.time_ns
         if chosen is not None and not chosen.takes(packet):
             continue
         one = known.add(packet) if both else known.find(packet)
@@ -121,7 +129,14 @@ def explained(files: Sequence[Path], wanted: str) -> Explanation:
             more += 1
     if flow is None:
         raise ConfigError(f"--flow {wanted!r}: there is no such flow in {files[0]}")
-    made = explanation(captured.names, flow, packets)
+    apart = hosts_between(packets)
+    if apart is not None and apart > 1:
+        raise ConfigError(
+            f"{' and '.join(captured.names)}: they were captured {apart} hosts apart, for the TTL "
+            f"falls by {apart}, and not at both sides of one host: explain one at a time"
+        )
+    made = explanation(captured.names, flow, packets, end_ns)
+    made.left_out += _broken(files)
     if captured.by_direction:
         made.left_out.append(
             "The capture does not name its interfaces (Linux cooked v1): sides were told by the "
@@ -139,8 +154,25 @@ def explained(files: Sequence[Path], wanted: str) -> Explanation:
     return made
 
 
-def explanation(names: tuple[str, ...], flow: Conversation, packets: list[Packet]) -> Explanation:
-    """Explain a flow by its packets; ``names`` are those of the interfaces, one or two."""
+def _broken(files: Sequence[Path]) -> list[str]:
+    return [
+        f"{file} breaks off in the middle of a packet: what came after that is not known."
+        for file in files
+        if breaks_off(file)
+    ]
+
+
+def explanation(
+    names: tuple[str, ...], flow: Conversation, packets: list[Packet], end_ns: int | None = None
+) -> Explanation:
+    """Explain a flow by its packets.
+
+    ``names`` are those of the interfaces, one or two; ``end_ns`` is when the capture's last packet
+    was seen, if that is not one of the flow's.
+    """
+    end_ns = packets[-1].time_ns if end_ns is None else end_ns
+    midway = flow.syn is None and flow.answered is None and flow.spoofed is None
+    shift = (flow.delta or 0) if midway else 0
     made = Explanation(
         name=flow.name,
         origin=(
@@ -151,17 +183,22 @@ def explanation(names: tuple[str, ...], flow: Conversation, packets: list[Packet
         ),
         client=flow.client,
         server=flow.server,
-        records=[_record(p, taps_of(names)) for p in packets if p.segment is not None],
+        records=[_record(p, taps_of(names), shift) for p in packets if p.segment is not None],
         path=path_of(names),
         streams=streams_of(names, flow.client, flow.server),
     )
     if len(names) == 1:
-        made.lines = one_side.tell(flow, packets)
+        made.lines = one_side.tell(flow, packets, end_ns)
         return made
-    made.lines = story.tell(flow, packets)
-    start_ns, end_ns = packets[0].time_ns, packets[-1].time_ns
+    if shift:
+        made.left_out.append(
+            "The diagrams have the numbers of the wire, for no ISN is in the capture; the server's "
+            "are those of its side, also where they are shifted."
+        )
+    made.lines = story.tell(flow, packets, end_ns)
+    start_ns, last_ns = packets[0].time_ns, packets[-1].time_ns
     for packet in packets:
-        said = comment(packet, flow, names, (end_ns - packet.time_ns) / 1e6)
+        said = comment(packet, flow, names, (last_ns - packet.time_ns) / 1e6)
         if said:
             if len(made.comments) >= _MOST_COMMENTS:
                 made.left_out.append(f"Comments on packets after {packet.tag} are left out.")
@@ -181,9 +218,11 @@ def _label(packet: Packet) -> str:
     return f"{arrow} {tcp.names(segment.flags)}{size}"
 
 
-def _record(packet: Packet, taps: tuple[Tap, ...]) -> PacketRecord:
+def _record(packet: Packet, taps: tuple[Tap, ...], shift: int) -> PacketRecord:
+    """``shift``: what to add to the server's numbers on the clients' side."""
     segment = packet.segment
     assert segment is not None
+    shift = 0 if packet.tap else shift
     cookie = segment.readable_options.fast_open
     ends: tuple[Endpoint, Endpoint] = (packet.source, packet.destination)
     return PacketRecord(
@@ -192,8 +231,10 @@ def _record(packet: Packet, taps: tuple[Tap, ...]) -> PacketRecord:
         source=ends[0],
         destination=ends[1],
         flags=segment.flags,
-        seq=segment.seq,
-        ack=segment.ack,
+        seq=segment.seq if packet.to_server else add(segment.seq, shift),
+        ack=add(segment.ack, shift)
+        if packet.to_server and segment.flags & tcp.ACK
+        else segment.ack,
         payload_bytes=segment.payload_length,
         fast_open=None if cookie is None else len(cookie),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nfq_zerortt.explaining.explanation import (
 )
 from nfq_zerortt.explaining.flows import MOST_LISTED, MOST_PACKETS, Listed, Listing
 from nfq_zerortt.observe.records import Endpoint, PacketRecord
+from nfq_zerortt.readable import counted
 from nfq_zerortt.tracing import selection
 from nfq_zerortt.tracing.words import milliseconds
 from nfq_zerortt.wire import flags as tcp
@@ -79,7 +80,7 @@ def listing(file: Path) -> Listing:
 def explained(file: Path, wanted: str) -> Explanation:
     """Explain one flow of a log, by its flow_id or as the log writes it."""
     number = int(wanted) if wanted.isdecimal() else None
-    ends = set() if number is not None else set(selection.parse(wanted).endpoints)
+    ends = set() if number is not None else set(selection.parse(wanted, "its flow_id").endpoints)
     mine: list[Event] = []
     left_out = 0
     for event in _events(file):
@@ -92,6 +93,7 @@ def explained(file: Path, wanted: str) -> Explanation:
                 left_out += 1
     if not mine:
         raise ConfigError(f"--flow {wanted!r}: there is no such flow in {file}")
+    _date_back(mine)
     client, server = _ends(mine[0])
     packets = [event for event in mine if event["event"].startswith("packet.")]
     syns = (_time_s(event) for event in mine if event["event"] == "flow.syn_received")
@@ -116,8 +118,8 @@ def explained(file: Path, wanted: str) -> Explanation:
         made.left_out.append(f"{left_out} later events of the flow are left out.")
     if not packets:
         made.left_out.append(
-            "The diagram has the packets that the log's events tell of; with --log-level debug, "
-            "or from a trace, it has all of them."
+            "The diagram has the packets whose numbers the log's events tell: no RST, which may "
+            "have been passed on or not. With --log-level debug, or from a trace, it has all."
         )
     return made
 
@@ -146,6 +148,17 @@ def _ends(event: Event) -> tuple[Endpoint, Endpoint]:
 
 def _time_s(event: Event) -> float:
     return datetime.fromisoformat(event["timestamp"]).timestamp()
+
+
+def _date_back(events: list[Event]) -> None:
+    """Date the client's SYN when it was read: its event is written a little later."""
+    answer = next((event for event in events if "latency_us" in event), None)
+    if answer is None or events[0]["event"] != "flow.syn_received":
+        return
+    read_s = _time_s(answer) - answer["latency_us"] / 1e6
+    if read_s < _time_s(events[0]):
+        read = datetime.fromtimestamp(read_s, UTC).isoformat(timespec="microseconds")
+        events[0] = events[0] | {"timestamp": read}
 
 
 def _of_packets(events: list[Event], syn_s: float | None) -> Iterator[PacketRecord]:
@@ -207,21 +220,6 @@ def _of_flow(events: list[Event]) -> Iterator[PacketRecord]:
             # Of several segments the first one.
             start, size = add(isn, 1 + taken), min(held - taken, event["bytes"])
             yield PacketRecord(now, _FAR, *up, tcp.PSH | tcp.ACK, start, add(real, 1), size)
-        elif name == "flow.reset":
-            yield _reset(event, up, spoofed=spoofed, real=real, isn=isn)
-
-
-def _reset(
-    event: Event, up: tuple[Endpoint, Endpoint], *, isn: int, spoofed: int, real: int
-) -> PacketRecord:
-    now, by = _time_s(event), event["by"]
-    down = (up[1], up[0])
-    flags = tcp.RST | tcp.ACK
-    if by == "client":
-        return PacketRecord(now, _NEAR, *up, flags, add(isn, 1), add(spoofed, 1), 0)
-    if by == "server":
-        return PacketRecord(now, _FAR, *down, flags, add(real, 1) if real else 0, add(isn, 1), 0)
-    return PacketRecord(now, _NEAR, *down, flags, add(spoofed, 1), add(isn, 1), 0)
 
 
 def _lines(events: list[Event]) -> list[Line]:
@@ -237,7 +235,9 @@ def _lines(events: list[Event]) -> list[Line]:
 def _syn_forwarded(event: Event) -> str:
     again = f", attempt {event['attempt']}" if event.get("attempt", 1) > 1 else ""
     data = event.get("data_bytes", 0)
-    carried = f" with {data} bytes of data (Fast Open, {event['fast_open']})" if data else ""
+    carried = (
+        f" with {counted(data, 'byte')} of data (Fast Open, {event['fast_open']})" if data else ""
+    )
     return f"The SYN left for the server{carried}{again}."
 
 
@@ -257,7 +257,7 @@ def _captured(event: Event) -> str:
 
 def _released(event: Event) -> str:
     return (
-        f"{event['bytes']} bytes of early data left for the server, held for "
+        f"{counted(event['bytes'], 'byte')} of early data left for the server, held for "
         f"{milliseconds(event['held_ms'])}."
     )
 
@@ -265,11 +265,11 @@ def _released(event: Event) -> str:
 def _closed(event: Event) -> str:
     again = event.get("retransmissions_suppressed", 0)
     text = (
-        f"The flow ended: {event['bytes_to_server']} bytes to the server, "
+        f"The flow ended: {counted(event['bytes_to_server'], 'byte')} to the server, "
         f"{event['bytes_to_client']} to the client."
     )
     if again:
-        text += f" {again} needless repetitions of early data were not passed on."
+        text += f" Not passed on: {counted(again, 'needless repetition')} of early data."
     return text
 
 
@@ -277,7 +277,9 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "flow.syn_received": lambda event: f"The client's SYN came, ISN {event['isn_client']}.",
     "flow.synack_spoofed": _spoofed,
     "flow.syn_forwarded": _syn_forwarded,
-    "flow.data_held": lambda event: f"Early data came ({event['bytes']} bytes), and was held.",
+    "flow.data_held": lambda event: (
+        f"Early data came ({counted(event['bytes'], 'byte')}), and was held."
+    ),
     "flow.data_released": _released,
     "flow.synack_captured": _captured,
     "flow.established": lambda event: (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nfq_zerortt.explaining.explanation import Line
+from nfq_zerortt.explaining.story import ANSWER_MS
 from nfq_zerortt.tracing.conversations import Conversation
 from nfq_zerortt.tracing.packets import Packet
 from nfq_zerortt.tracing.words import milliseconds
@@ -15,8 +16,11 @@ from nfq_zerortt.wire.view import SegmentView
 _MOST_NAMED = 6
 
 
-def tell(flow: Conversation, packets: Sequence[Packet]) -> list[Line]:
-    """Return what happened, in order of time; what concerns the whole flow comes last."""
+def tell(flow: Conversation, packets: Sequence[Packet], end_ns: int) -> list[Line]:
+    """Return what happened, in order of time; what concerns the whole flow comes last.
+
+    ``end_ns``: when the last packet of the capture was seen.
+    """
     if not packets:
         return []
     start_ns = packets[0].time_ns
@@ -42,9 +46,10 @@ def tell(flow: Conversation, packets: Sequence[Packet]) -> list[Line]:
                 )
             )
     elif syns:
-        lines.append(
-            Line(None, f"No SYN-ACK is in the capture, for {len(syns)} SYN{'s'[: len(syns) > 1]}.")
-        )
+        rest_ms = (end_ns - syns[0].time_ns) / 1e6
+        ends = f"; it ends {milliseconds(rest_ms)} after the first" * (rest_ms < ANSWER_MS)
+        count = f"{len(syns)} SYN{'s'[: len(syns) > 1]}"
+        lines.append(Line(None, f"No SYN-ACK is in the capture, for {count}{ends}."))
     else:
         lines.append(Line(None, "The capture begins in the middle: the handshake is not in it."))
     told: set[tuple[str, int]] = set()

@@ -5,32 +5,42 @@ Nothing is said that the packets do not show; where they leave it open, that is 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from nfq_zerortt.explaining.explanation import Line
+from nfq_zerortt.explaining.holes import late
+from nfq_zerortt.explaining.round_trip import of_data_ms
+from nfq_zerortt.readable import counted
 from nfq_zerortt.tracing.conversations import HELD_S, Conversation
 from nfq_zerortt.tracing.packets import Packet, Role, segment_of
 from nfq_zerortt.tracing.words import milliseconds
 from nfq_zerortt.wire import flags as tcp
 from nfq_zerortt.wire.seqnum import distance
 
+ANSWER_MS = 1000.0
+"""If a capture ends sooner, it does not show that there is no answer (RFC 6298, section 2)."""
 _MOST_NAMED = 6
 
 
-def tell(flow: Conversation, packets: Sequence[Packet]) -> list[Line]:
-    """Return the lines in order of time; those of the whole flow come last."""
+def tell(flow: Conversation, packets: Sequence[Packet], end_ns: int) -> list[Line]:
+    """Return the lines in order of time; those of the whole flow come last.
+
+    ``end_ns``: when the last packet of the capture was seen.
+    """
     if not packets:
         return []
-    story = _Story(flow, packets)
+    story = _Story(flow, packets, end_ns)
     lines = [*story.handshake(), *story.early_data(), *story.answer(), *story.ends()]
     lines += story.whole()
     return sorted(lines, key=lambda line: float("inf") if line.time_ms is None else line.time_ms)
 
 
 class _Story:
-    def __init__(self, flow: Conversation, packets: Sequence[Packet]) -> None:
+    def __init__(self, flow: Conversation, packets: Sequence[Packet], end_ns: int) -> None:
         self._flow = flow
         self._packets = packets
+        self._end_ns = end_ns
         self._start_ns = packets[0].time_ns
 
     def _at(self, packet: Packet) -> float:
@@ -41,6 +51,11 @@ class _Story:
 
     def _between(self, first: Packet, second: Packet) -> str:
         return milliseconds((second.time_ns - first.time_ns) / 1e6)
+
+    def _until_end(self, packet: Packet) -> str | None:
+        """Say how long the capture goes on after a packet, if that is too short for an answer."""
+        rest_ms = (self._end_ns - packet.time_ns) / 1e6
+        return milliseconds(rest_ms) if rest_ms < ANSWER_MS else None
 
     # The handshakes.
 
@@ -67,6 +82,9 @@ class _Story:
         assert flow.syn is not None
         if not flow.syns_left:
             why = "" if flow.spoofed is None else " The client was answered all the same."
+            rest = self._until_end(flow.syn)
+            if rest is not None:
+                why += f" The capture ends {rest} after it came."
             return [
                 self._line(flow.syn, "The SYN is not seen leaving for the server." + why),
             ]
@@ -78,9 +96,9 @@ class _Story:
             lines.append(
                 self._line(
                     first,
-                    f"The SYN left for the server with {segment.payload_length} bytes of the "
-                    f"client's first data (TCP Fast Open), {milliseconds(waited_s * 1000)} after "
-                    "it came.",
+                    f"The SYN left for the server with {counted(segment.payload_length, 'byte')} "
+                    "of the client's first data (TCP Fast Open), "
+                    f"{milliseconds(waited_s * 1000)} after it came.",
                 )
             )
         elif waited_s > HELD_S:
@@ -97,8 +115,8 @@ class _Story:
             lines.append(
                 self._line(
                     again[0],
-                    f"No answer came to the SYN, so it was sent again, {len(again)} "
-                    f"time{'s' * (len(again) > 1)}: at {', '.join(times)}{more}.",
+                    f"No answer to the SYN had come by then: it was sent again, "
+                    f"{counted(len(again), 'time')}: at {', '.join(times)}{more}.",
                 )
             )
         return lines
@@ -110,6 +128,10 @@ class _Story:
         if answer is None:
             if not flow.syns_left or flow.refusal or flow.unreachable:
                 return []
+            rest = self._until_end(flow.syns_left[0])
+            if rest is not None:
+                said = "No SYN-ACK of the server is in the capture, but that ends "
+                return [Line(None, f"{said}{rest} after the SYN had left.")]
             return [
                 Line(
                     None,
@@ -187,9 +209,11 @@ class _Story:
             took = distance(segment_of(with_syn).seq, segment_of(answer).ack) - 1
             size = _length(with_syn)
             if took >= size:
-                said = f"The server took all {size} bytes that the SYN carried."
+                said = f"The server took all {counted(size, 'byte')} that the SYN carried."
             elif took > 0:
-                said = f"The server took {took} of the {size} bytes that the SYN carried."
+                said = (
+                    f"The server took {took} of the {counted(size, 'byte')} that the SYN carried."
+                )
             else:
                 said = "The server did not take the data in the SYN."
             lines.append(self._line(answer, said))
@@ -197,7 +221,7 @@ class _Story:
         if not fresh:
             return lines
         size = sum(map(_length, fresh))
-        what = f"{size} bytes of early data in {_segments(len(fresh))}"
+        what = f"{counted(size, 'byte')} of early data in {counted(len(fresh), 'segment')}"
         left = [o for p in fresh for o in p.onward if not segment_of(o).flags & tcp.SYN]
         if left:
             waited = self._between(fresh[0], left[0])
@@ -210,8 +234,17 @@ class _Story:
                 )
             )
         elif with_syn is None:
-            lines.append(self._line(fresh[0], f"{what} came, and never left for the server."))
+            rest = self._until_end(fresh[0]) if answer is None and not self._reset() else None
+            said = (
+                "came, and never left for the server."
+                if rest is None
+                else f"came; the capture ends {rest} later, and it has not left by then."
+            )
+            lines.append(self._line(fresh[0], f"{what} {said}"))
         return lines
+
+    def _reset(self) -> bool:
+        return any(p.segment is not None and p.segment.flags & tcp.RST for p in self._packets)
 
     def answer(self) -> list[Line]:
         first = next(
@@ -231,14 +264,10 @@ class _Story:
     # Ends.
 
     def ends(self) -> list[Line]:
-        lines = []
+        lines = self._icmp_errors()
         told: set[str] = set()
         for packet in self._packets:
             if packet.segment is None:
-                if packet.quote is not None and packet.role is not Role.LEFT:
-                    passed = ", and was passed on" if packet.onward else ""
-                    what = f"An ICMP error came, {packet.quote.error} ({packet.tag})"
-                    lines.append(self._line(packet, f"{what}{passed}."))
                 continue
             flags = packet.segment.flags
             whose = "client" if packet.to_server else "server"
@@ -271,6 +300,20 @@ class _Story:
                 lines.append(self._line(packet, f"The {whose} sent its FIN ({packet.tag})."))
         return lines
 
+    def _icmp_errors(self) -> list[Line]:
+        """Tell of each kind once; the others like it are named."""
+        alike: dict[tuple[str, bool], list[Packet]] = defaultdict(list)
+        for packet in self._packets:
+            if packet.quote is not None and packet.role is not Role.LEFT:
+                alike[packet.quote.error, bool(packet.onward)].append(packet)
+        lines = []
+        for (error, was_passed), (first, *others) in alike.items():
+            passed = ", and was passed on" if was_passed else ""
+            more = f" Likewise: {_named(others)}." if others else ""
+            what = f"An ICMP error came, {error} ({first.tag}){passed}.{more}"
+            lines.append(self._line(first, what))
+        return lines
+
     # The whole.
 
     def whole(self) -> list[Line]:
@@ -301,11 +344,27 @@ class _Story:
                     "they bring had come before."
                 )
                 lines.append(Line(None, text))
+            lines += self._late(to_server=to_server, whose=whose)
             passed = [p for p in again if p.onward]
             if passed:
                 text = f"Repetitions of the {whose}'s that were passed on: {_named(passed)}. "
                 lines.append(Line(None, text + self._why_again(passed[0])))
         return lines
+
+    def _late(self, *, to_server: bool, whose: str) -> list[Line]:
+        """Tell of data that was missing here for a while."""
+        found = list(late(p for p in self._packets if p.to_server == to_server and p.came))
+        if not found:
+            return []
+        longest = milliseconds(max(waited_ms for _, waited_ms in found))
+        return [
+            Line(
+                None,
+                f"{counted(len(found), 'segment')} of the {whose}'s came after data behind it: "
+                f"{_named([packet for packet, _ in found])}. That was lost before this host and "
+                f"sent again, or overtaken there; what came behind it waited {longest} at most.",
+            )
+        ]
 
     def _why_again(self, again: Packet) -> str:
         """Say what the packets show of the reason."""
@@ -318,7 +377,10 @@ class _Story:
         round_trip = self._round_trip_ms() if again.to_server else None
         about = f"{again.tag} came {waited} after {left.tag} had left with the same data"
         if round_trip is None:
-            return f"{about}: that, or its acknowledgement, was lost behind this host, or late."
+            return (
+                f"{about}: that, or its acknowledgement, was lost or overtaken behind this host, "
+                "or late."
+            )
         if (again.time_ns - left.time_ns) / 1e6 < round_trip:
             told = next((p for p in self._between_packets(left, again) if p.quote), None)
             if told is not None and told.quote is not None:
@@ -331,7 +393,8 @@ class _Story:
             )
         return (
             f"{about}, more than a round trip ({milliseconds(round_trip)}): that, or its "
-            "acknowledgement, was lost behind this host, or the server was slow to acknowledge it."
+            "acknowledgement, was lost behind this host, or overtaken there, or the server was "
+            "slow to acknowledge it."
         )
 
     def _between_packets(self, first: Packet, last: Packet) -> list[Packet]:
@@ -343,19 +406,15 @@ class _Story:
         ]
 
     def _round_trip_ms(self) -> float | None:
-        """Return how far the server is; None if it is not known which SYN it has answered."""
+        """Return how far the server is, None if nothing shows it; of two SYNs one is answered."""
         answer, syns = self._flow.answered, self._flow.syns_left
         if answer is None or len(syns) != 1:
-            return None
+            return of_data_ms(self._packets)
         return (answer.time_ns - syns[0].time_ns) / 1e6
 
 
 def _length(packet: Packet) -> int:
     return packet.segment.payload_length if packet.segment is not None else 0
-
-
-def _segments(count: int) -> str:
-    return f"{count} segment" + ("" if count == 1 else "s")
 
 
 def _named(packets: Sequence[Packet]) -> str:

@@ -70,6 +70,7 @@ def show_listing(listing: Listing) -> Iterator[str]:
         yield _FORMAT.format(*row)
     if listing.others:
         yield f"… {listing.others} more flows"
+    yield from listing.left_out
 
 
 _FORMAT = "{:>6}  {:<15}  {:>10}  {:>7}  {:>10}  {:>10}  {:<6}  {}"

@@ -17,6 +17,8 @@ from nfq_zerortt.errors import ConfigError
 
 Family = Literal["ipv4", "ipv6"]
 FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
+COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
+"""The commands' names, to which ``-legacy`` or ``-nft`` is added."""
 
 OWN_PREFIX = "ZERORTT-"
 """How the name of every chain of this product begins."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nfq_zerortt.kernel import listed_rules
-from nfq_zerortt.kernel.declarations import Family
+from nfq_zerortt.kernel.declarations import COMMANDS, Family
 from nfq_zerortt.kernel.table_walk import ERRORS, TCP, Kind, Passage, Walk
 
 _NFT_FAMILIES: dict[str, tuple[Family, ...]] = {
@@ -26,6 +26,9 @@ _NFT_FAMILIES: dict[str, tuple[Family, ...]] = {
     "ip6": ("ipv6",),
     "inet": ("ipv4", "ipv6"),
 }
+_NFT_NAMES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
+_IPTABLES_TABLES = frozenset({"filter", "mangle", "security"})
+"""Of the iptables-nft command, with a chain FORWARD."""
 _FORWARDING6 = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 
 
@@ -79,13 +82,16 @@ def obstacles(client_iface: str | None = None, server_iface: str | None = None) 
     if client_iface is None:
         del ways[1]
     found: list[Obstacle] = []
+    told: set[str] = set()
     for family in families:
         for variant in ("legacy", "nft"):
-            command = f"{listed_rules.COMMANDS[family]}-{variant}"
+            command = f"{COMMANDS[family]}-{variant}"
             rules = listed_rules.of_iptables(family, command)
+            if rules and variant == "nft":
+                told.add(_NFT_NAMES[family])
             for came_in, goes_out in ways if rules else ():
                 found += _on_the_way(family, command, rules, came_in, goes_out)
-    return found + [one for one in _nft_obstacles() if one.family in families]
+    return found + [one for one in _nft_obstacles(told) if one.family in families]
 
 
 def _on_the_way(
@@ -116,15 +122,20 @@ def _forwards_ipv6() -> bool:
     return _FORWARDING6.exists() and _FORWARDING6.read_text(encoding="ascii").strip() != "0"
 
 
-def _nft_obstacles() -> list[Obstacle]:
-    """Look at nft's own chains: those that drop at their end and say nothing of untracked."""
+def _nft_obstacles(told: Set[str]) -> list[Obstacle]:
+    """Look at nft's own chains: those that drop at their end and say nothing of untracked.
+
+    Of the families ``told`` the iptables command has told what is in its tables.
+    """
     ruleset = listed_rules.of_nft()
     found = []
     for chain in ruleset.chains:
         table = (chain["family"], chain["table"])
         forwards = chain.get("hook") == "forward" and chain.get("type") == "filter"
-        if not forwards or chain["family"] not in _NFT_FAMILIES or chain["name"] == "FORWARD":
-            continue  # FORWARD in capitals is the iptables command's
+        if not forwards or chain["family"] not in _NFT_FAMILIES:
+            continue
+        if table[0] in told and table[1] in _IPTABLES_TABLES and chain["name"] == "FORWARD":
+            continue
         rules = [rule for rule in ruleset.rules if (rule["family"], rule["table"]) == table]
         own = [rule["expr"] for rule in rules if rule["chain"] == chain["name"]]
         drops = chain.get("policy") == "drop" or bool(own and _always_drops(own[-1]))

@@ -6,27 +6,45 @@ They are only read. A legacy table that nobody has used yet is not asked for.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any, NamedTuple
 
+from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.kernel import tools, xtables
 from nfq_zerortt.kernel.declarations import Family
 
-COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
-"""The commands' names, to which ``-legacy`` or ``-nft`` is added."""
+_ONLY_NFT_CAN = re.compile(r"incompatible( base-chains)?, use 'nft' tool")
+"""What iptables-nft says of a table with rules or chains that are beyond its own language."""
+
+_LOCK_HELD = ("Can't lock ", "holding the xtables lock")
+"""What iptables-legacy says where it waits in vain."""
 
 
 def of_iptables(family: Family, command: str, table: str = "filter") -> list[list[str]]:
     """Return the rules that ``command`` (iptables-legacy and its like) lists, as words.
 
+    There are none where there is no such command, or only nft can tell of the table.
+
     Raises:
+        LockHeldError: another program holds the lock of iptables.
         ZeroRttError: they cannot be read.
     """
     if command.endswith("-legacy") and not xtables.is_in_use(family, table):
         return []  # the command would create the table
     # Without -w the legacy command waits for the lock for ever.
-    said = tools.run([command, "-w", "1", "-t", table, "-S"]) or ""
-    return [shlex.split(line) for line in said.splitlines()]
+    try:
+        said = tools.run([command, "-w", "1", "-t", table, "-S"]) or ""
+    except ZeroRttError as error:
+        if _ONLY_NFT_CAN.search(str(error)):
+            return []
+        if any(words in str(error) for words in _LOCK_HELD):
+            raise xtables.LockHeldError(str(error)) from None
+        raise
+    lines = said.splitlines()
+    if any(line.startswith("#") and _ONLY_NFT_CAN.search(line) for line in lines):
+        return []
+    return [shlex.split(line) for line in lines if not line.startswith("#")]
 
 
 class NftRuleset(NamedTuple):
@@ -40,12 +58,13 @@ class NftRuleset(NamedTuple):
 
 
 def of_nft() -> NftRuleset:
-    """Return what ``nft -j list ruleset`` lists; nothing where there is no nft.
+    """Return what ``nft -j -t list ruleset`` lists; nothing where there is no nft.
 
     Raises:
         ZeroRttError: it cannot be read.
     """
-    said = tools.run(["nft", "-j", "list", "ruleset"])
+    # Without what is in named sets: there may be hundreds of thousands of addresses.
+    said = tools.run(["nft", "-j", "-t", "list", "ruleset"])
     objects: list[dict[str, Any]] = json.loads(said)["nftables"] if said else []
     return NftRuleset(
         chains=[one["chain"] for one in objects if "chain" in one],

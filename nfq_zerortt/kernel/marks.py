@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nfq_zerortt.kernel import listed_rules
-from nfq_zerortt.kernel.declarations import FAMILIES
+from nfq_zerortt.kernel.declarations import COMMANDS, FAMILIES
 from nfq_zerortt.kernel.table_walk import TCP, Passage, Walk
 
 _HOOKS = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "FORWARD")}
@@ -35,7 +35,7 @@ def cleared_by(bit: int, client_iface: str | None, server_iface: str | None) -> 
     ways = [(client_iface, server_iface), (server_iface, client_iface)]
     for family in FAMILIES:
         for variant in ("legacy", "nft"):
-            command = f"{listed_rules.COMMANDS[family]}-{variant}"
+            command = f"{COMMANDS[family]}-{variant}"
             for table, hooks in _HOOKS.items():
                 rules = listed_rules.of_iptables(family, command, table)
                 for hook, (came_in, goes_out) in itertools.product(hooks, ways) if rules else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-_LOADED = Path("/proc/modules")
+LOADED = Path("/proc/modules")
 _INSTALLED = Path("/lib/modules")
 
 
@@ -13,7 +13,7 @@ def remedy(
     modules: str,
     options: str,
     *,
-    loaded: Path = _LOADED,
+    loaded: Path = LOADED,
     installed: Path = _INSTALLED,
     release: str | None = None,
 ) -> str:

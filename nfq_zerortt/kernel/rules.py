@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import iptables_rules
@@ -19,7 +19,7 @@ from nfq_zerortt.kernel import declarations, xtables
 from nfq_zerortt.kernel.bpf.layout import MARK_TRANSLATED
 from nfq_zerortt.kernel.declarations import FAMILIES, U32_VALUES, Family, Table
 from nfq_zerortt.kernel.xtables import CommitError, LegacyTable
-from nfq_zerortt.ports import PortSet
+from nfq_zerortt.ports import ALL_PORTS, PortSet
 
 LAST_QUEUE = 65535
 LONGEST_INTERFACE_NAME = 15
@@ -86,7 +86,9 @@ class RuleSet:
         """
         return "\n".join(str(table.of(*self.families)) for table in self.tables) + "\n"
 
-    def apply(self, instead_of: RuleSet | None = None) -> None:
+    def apply(
+        self, instead_of: RuleSet | None = None, latest: Callable[[], float] = xtables.whenever
+    ) -> bool:
         """Make the kernel hold exactly these rules in our chains, and verify that it does.
 
         A table that holds them already is not written. What an earlier service with the
@@ -97,13 +99,18 @@ class RuleSet:
         If it fails, none of ours are left; or, if given, the rules ``instead_of`` which these
         were to be applied: those that a running service has.
 
+        ``latest`` is until when the lock is waited for (:func:`xtables.lock`).
+
+        Returns:
+            Whether anything had to be written.
+
         Raises:
             MissingFeatureError: no privilege, or the kernel lacks a table or an extension.
             ZeroRttError: the rules were not there when read back.
         """
-        with xtables.lock():
+        with xtables.lock(latest=latest):
             try:
-                self._put()
+                return self._put()
             except ZeroRttError:
                 # Half of them is worse than none: untracked, but not handled.
                 with contextlib.suppress(ZeroRttError):
@@ -113,21 +120,27 @@ class RuleSet:
                         instead_of._put()
                 raise
 
-    def _put(self) -> None:
+    def _put(self) -> bool:
+        written = False
         for family in FAMILIES:
             for table in self.tables:
                 if family in self.families:
-                    _write(family, table.of(family), _install, _differences)
+                    written |= _write(family, table.of(family), _install, _differences)
                 else:
                     _clear(family, table)
+        return written
 
-    def remove(self) -> None:
+    def remove(self, latest: Callable[[], float] = xtables.whenever) -> None:
         """Take our rules away, in both families; it does not matter whether they are there.
 
-        Raises MissingFeatureError without the privilege, ZeroRttError when rules of
-        others hold on to our chains (which are empty then).
+        ``latest`` is until when the lock is waited for (:func:`xtables.lock`).
+
+        Raises:
+            MissingFeatureError: no privilege.
+            LockHeldError: nothing could be removed.
+            ZeroRttError: rules of others hold on to our chains, which are empty then.
         """
-        with xtables.lock():
+        with xtables.lock(latest=latest):
             held = self._clear_all()
         if held:
             raise ZeroRttError(
@@ -149,27 +162,32 @@ class RuleSet:
         One text for each difference; empty when exactly these rules are applied.
         Raises MissingFeatureError without the privilege to look.
         """
-        found: list[str] = []
+        return [
+            f"{family} table {table}: {difference}"
+            for family, table, found in self._compared()
+            for difference in found
+        ]
+
+    def differing(self) -> dict[str, str]:
+        """Return the tables that are not as they shall be ("ipv4 mangle"), and the first reason.
+
+        Raises MissingFeatureError without the privilege to look.
+        """
+        return {f"{family} {table}": found[0] for family, table, found in self._compared() if found}
+
+    def _compared(self) -> Iterator[tuple[Family, str, list[str]]]:
         for family in self.families:
             for table in self.tables:
-                if not xtables.is_in_use(family, table.name):
-                    found.append(f"{family} table {table.name}: all rules are missing")
-                    continue
-                with xtables.opened(family, table.name) as handle:
-                    found += [
-                        f"{family} table {table.name}: {difference}"
-                        for difference in _differences(handle, table.of(family))
-                    ]
-        return found
-
-    def applied(self) -> bool:
-        """Whether the kernel holds exactly these rules in our chains."""
-        return not self.missing()
+                found = ["all rules are missing"]
+                if xtables.is_in_use(family, table.name):
+                    with xtables.opened(family, table.name) as handle:
+                        found = _differences(handle, table.of(family))
+                yield family, table.name, found
 
 
 def for_removal(queue: int) -> RuleSet:
     """Return the rules of a queue number without their interfaces: enough to remove them."""
-    return RuleSet.for_clientnic("any", "any", PortSet(), queue)
+    return RuleSet.for_clientnic("any", "any", ALL_PORTS, queue)
 
 
 def _queues(first: int, count: int) -> str:
@@ -238,16 +256,24 @@ def _differences(copy: LegacyTable, table: Table) -> list[str]:
     """Tell what the kernel's table lacks and has too much; the copy is used up by it.
 
     Every expected rule is struck off the copy: what cannot be struck off is missing,
-    what is left over is too much.
+    what is left over is too much. In our chains each must be the first by then.
     """
-    found = [f"missing: {rule}" for rule in table.rules if not copy.strike(rule)]
+    found: list[str] = []
+    moved: list[str] = []
+    for rule in table.rules:
+        ours = rule.chain in table.chains and copy.has_chain(rule.chain)
+        first = copy.first(rule.chain) if ours else 0
+        if not copy.strike(rule):
+            found.append(f"missing: {rule}")
+        elif ours and copy.first(rule.chain) == first:
+            moved.append(f"not in its place: {rule}")
     found += [f"too much: {jump}" for jump in _possible_jumps(table) if copy.strike(jump)]
     for chain in table.chains:
         if not copy.has_chain(chain):
             found.append(f"missing: chain {chain}")
         elif not copy.is_empty(chain):
             found.append(f"too much: further rules in chain {chain}")
-    return found
+    return found or moved
 
 
 def _leftovers(copy: LegacyTable, table: Table) -> list[str]:
@@ -267,14 +293,14 @@ def _write(
     table: Table,
     change: Callable[[LegacyTable, Table], None],
     differences: Callable[[LegacyTable, Table], list[str]],
-) -> None:
-    """Change a table until reading it back shows no difference."""
+) -> bool:
+    """Change a table until reading it back shows no difference; tell if that was needed."""
     refused = ""
     for attempt in range(ATTEMPTS + 1):
         with xtables.opened(family, table.name) as copy:
             found = differences(copy, table)
         if not found:
-            return
+            return attempt > 0
         if attempt < ATTEMPTS:
             with xtables.opened(family, table.name) as copy:
                 change(copy, table)

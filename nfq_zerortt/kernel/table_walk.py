@@ -45,13 +45,17 @@ ERRORS: dict[Family, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A packet on its way: where it comes in and goes out; None if any."""
+    """A packet on its way: where it comes in and goes out; None if any.
+
+    ``is_local`` is whether it is addressed to this router itself; None if perhaps.
+    """
 
     came_in: str | None
     goes_out: str | None
     kind: Kind = TCP
     chain: str = "FORWARD"
     state: str = "UNTRACKED"
+    is_local: bool | None = None
 
 
 class Walk:
@@ -62,6 +66,8 @@ class Walk:
         self._chains: dict[str, list[Sequence[str]]] = {}
         self._policy = "ACCEPT"
         self._perhaps = False
+        self._verdicts: dict[str, str | None] = {}  # of chains: they may have many jumps to them
+        self._seen: set[str] = set()
         for words in rules:
             if words[:2] == ["-P", passage.chain]:
                 self._policy = words[2]
@@ -77,10 +83,14 @@ class Walk:
 
     def may_meet(self) -> Iterator[Sequence[str]]:
         """Give the rules of others that the packet may match; in FORWARD those before ours."""
+        self._seen.clear()
         yield from self._met(self._passage.chain, 0)
 
     def _met(self, chain: str, depth: int) -> Iterator[Sequence[str]]:
-        for words in self._chains.get(chain, ()) if depth <= _DEEPEST else ():
+        if depth > _DEEPEST or chain in self._seen:
+            return
+        self._seen.add(chain)
+        for words in self._chains.get(chain, ()):
             target = _target(words)
             if target.startswith(OWN_PREFIX):
                 if chain == "FORWARD":
@@ -93,6 +103,13 @@ class Walk:
         """Return the text of what drops, empty for accepted, None when the chain ends."""
         if depth > _DEEPEST:
             return None
+        if chain not in self._verdicts:
+            self._verdicts[chain] = None  # for a jump back to it, which the kernel does not allow
+            self._verdicts[chain] = self._judged(chain, depth)
+        return self._verdicts[chain]
+
+    def _judged(self, chain: str, depth: int) -> str | None:
+        """Find out what :meth:`_through` returns."""
         for words in self._chains.get(chain, ()):
             matches, named = self._matches(words)
             if matches is False or not (target := _target(words)):
@@ -140,6 +157,8 @@ class Walk:
                 answer = words.pop(0) in self._passage.kind.protocols
             elif option in ("--icmp-type", "--icmpv6-type"):
                 answer = words.pop(0) in self._passage.kind.types
+            elif option == "--dst-type":
+                answer = _is_type(words.pop(0), self._passage.is_local)
             elif option == "--comment":
                 del words[0]
                 continue
@@ -167,3 +186,11 @@ def _is_interface(pattern: str, actual: str | None) -> bool | None:
     if pattern.endswith("+"):
         return actual.startswith(pattern[:-1])
     return pattern == actual
+
+
+def _is_type(listed: str, is_local: bool | None) -> bool | None:
+    """Whether an address is of one of these types; of one that is not ours, the type is unknown."""
+    types = listed.split(",")
+    if is_local:
+        return "LOCAL" in types
+    return False if is_local is False and types == ["LOCAL"] else None

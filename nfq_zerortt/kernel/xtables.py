@@ -18,47 +18,64 @@ What python-iptables 1.2.0 leaves to its user, and is done here:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import importlib
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import capabilities, declarations, modules
-from nfq_zerortt.kernel.declarations import Family
+from nfq_zerortt.kernel.declarations import COMMANDS, Family
 from nfq_zerortt.kernel.option_entries import repair_option_lookup
 
 LOCK_FILE = "/run/xtables.lock"
 """What iptables locks; the same environment variable moves it (iptables(8))."""
 
 LOCK_TIMEOUT_S = 10.0
+LEAST_PATIENCE_S = 0.2
+"""For the lock, in whatever hurry: commands hold it for a moment only."""
 
 _NAMES_FILES: dict[Family, str] = {
     "ipv4": "/proc/thread-self/net/ip_tables_names",
     "ipv6": "/proc/thread-self/net/ip6_tables_names",
 }
 _PREFIXES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
-_MODULES = Path("/proc/modules")
 _OWN_TABLES = frozenset({"raw", "mangle"})
 """The tables of our rules: to make them by looking does no harm."""
-_COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 
 
 class CommitError(ZeroRttError):
     """The kernel did not take a table, as a rule because somebody else wrote it meanwhile."""
 
 
+class LockHeldError(ZeroRttError):
+    """Another program has the lock, and keeps it."""
+
+
+def whenever() -> float:
+    """Say that something may take until any moment."""
+    return math.inf
+
+
 @contextlib.contextmanager
-def lock(timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+def lock(
+    timeout_s: float = LOCK_TIMEOUT_S, latest: Callable[[], float] = whenever
+) -> Iterator[None]:
     """Hold the lock that keeps iptables commands and us from writing at the same time.
+
+    ``latest`` is asked again and again until when (``time.monotonic``) it may be waited for, so
+    that who is in a hurry all of a sudden can shorten that.
 
     Raises:
         MissingFeatureError: this user may not take it.
-        ZeroRttError: it stays taken for ``timeout_s`` or cannot be opened.
+        LockHeldError: it stays taken for ``timeout_s``, or till then.
+        ZeroRttError: it cannot be opened.
     """
     path = os.environ.get("XTABLES_LOCKFILE", LOCK_FILE)
     try:
@@ -69,16 +86,17 @@ def lock(timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     except OSError as error:
         raise ZeroRttError(f"cannot open the lock {path}: {error.strerror}") from None
     try:
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise ZeroRttError(
-                        f"another program has held the lock {path} for {timeout_s:g} s; "
-                        "end it (an iptables command that hangs?) and try again"
+                now = time.monotonic()
+                if now >= min(began + timeout_s, max(latest(), began + LEAST_PATIENCE_S)):
+                    raise LockHeldError(
+                        f"another program has held the lock {path} for {round(now - began, 1):g} s;"
+                        " end it (an iptables command that hangs?) and try again"
                     ) from None
                 time.sleep(0.02)
         yield
@@ -109,13 +127,13 @@ def _can_be_opened(family: Family, table: str) -> bool:
 
 def _is_loaded(family: Family, table: str) -> bool:
     """Whether there can be such a table, going by the kernel's modules."""
-    modules = _MODULES.read_text(encoding="ascii") if _MODULES.exists() else ""
-    loaded = {line.partition(" ")[0] for line in modules.splitlines()}
+    text = modules.LOADED.read_text(encoding="ascii") if modules.LOADED.exists() else ""
+    loaded = {line.partition(" ")[0] for line in text.splitlines()}
     prefix = _PREFIXES[family]
     if f"{prefix}_tables" in loaded and f"{prefix}table_{table}" not in loaded:
         return False
     raise ZeroRttError(
-        f"only root can tell whether the legacy {_COMMANDS[family]} table {table} is in use"
+        f"only root can tell whether the legacy {COMMANDS[family]} table {table} is in use"
     )
 
 
@@ -181,6 +199,11 @@ class LegacyTable:
         else:
             self._handle.append_entry(rule.chain, built.rule)
 
+    def first(self, chain: str) -> int:
+        """Return what tells the first rule of an existing chain from all others, or 0."""
+        entry = self._handle.first_rule(chain)
+        return ctypes.addressof(entry) if entry else 0
+
     def strike(self, rule: declarations.Rule) -> bool:
         """Remove the first rule equal to this one; False when there is none."""
         target = rule.target
@@ -195,13 +218,6 @@ class LegacyTable:
             return False
         return True
 
-    def targets(self, chain: str) -> Iterator[str]:
-        """Give the name of each rule's target in a chain; rules are not decoded."""
-        entry = self._handle.first_rule(chain)
-        while entry:
-            yield (self._handle.get_target(entry) or b"").decode(errors="replace")
-            entry = self._handle.next_rule(entry)
-
     def chains(self) -> tuple[str, ...]:
         """Return the names of all chains."""
         return tuple(chain.name for chain in self._handle.chains)
@@ -215,7 +231,7 @@ class LegacyTable:
         try:
             self._handle.commit()
         except self._error as error:
-            why = f"{_COMMANDS[self._family]} table {self._handle.name}: {_plain(error)}"
+            why = f"{COMMANDS[self._family]} table {self._handle.name}: {_plain(error)}"
             if "No chain/target/match" in why:
                 raise MissingFeatureError(
                     f"the kernel lacks a match or target ({why}); 'nfq-zerortt check' tells which"
@@ -239,7 +255,7 @@ class LegacyTable:
             _set_options(built.create_target(rule.target.name), rule.target)
         except _library().XTablesError as error:
             raise MissingFeatureError(
-                f"{_COMMANDS[self._family]} does not take the rule '{rule}' ({_plain(error)}); "
+                f"{COMMANDS[self._family]} does not take the rule '{rule}' ({_plain(error)}); "
                 "install the complete iptables package (apt-get install iptables)"
             ) from None
         _ = built.rule  # lays the rule out, which its mask is computed from
@@ -308,6 +324,6 @@ def _cannot_open(family: Family, table: str, why: str) -> MissingFeatureError:
         f"CONFIG_NETFILTER_XTABLES_LEGACY and CONFIG_{prefix.upper()}_NF_{table.upper()}",
     )
     return MissingFeatureError(
-        f"the kernel offers no legacy {_COMMANDS[family]} table {table} ({why}), and nftables does "
+        f"the kernel offers no legacy {COMMANDS[family]} table {table} ({why}), and nftables does "
         f"not stand in for it; {remedy}"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nfq_zerortt.errors import ZeroRttError
-from nfq_zerortt.live.flow import Flow, kept
+from nfq_zerortt.live.flow import FlowRecord, kept
 from nfq_zerortt.observe.control_client import ask, ask_each
 
 EVERY_S = 1.0
@@ -40,7 +40,7 @@ class Snapshot:
 
     at: float
     stats: Record
-    flows: Sequence[Flow]
+    flows: Sequence[FlowRecord]
     events: list[Record] = field(default_factory=list)
     problem: str = ""
     flows_at: float | None = 0.0

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-Flow = Mapping[str, Any]
+FlowRecord = Mapping[str, Any]
 """What the service tells of a flow, by the names of docs/reference/control.md."""
 
 _SHORT = 16
@@ -36,7 +36,7 @@ _PLACES: dict[tuple[str, ...], dict[str, int]] = {}
 """Which value stands where; all flows of one service have the same names."""
 
 
-def kept(pairs: list[tuple[str, Any]]) -> Flow:
+def kept(pairs: list[tuple[str, Any]]) -> FlowRecord:
     """Make a flow of its names and values, to be kept."""
     names, values = zip(*pairs, strict=True)
     places = _PLACES.get(names)

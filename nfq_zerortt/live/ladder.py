@@ -98,7 +98,7 @@ def _words(event: Event) -> Iterator[str]:
             yield f"{name} {value}"
 
 
-def listed(events: Sequence[Event]) -> Iterator[str]:
+def event_lines(events: Sequence[Event]) -> Iterator[str]:
     """Give the events as lines, with all of their fields."""
     for event in events:
         yield " ".join([event["timestamp"][11:], event["event"], *_words(event)])

@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from nfq_zerortt.live.feed import Snapshot
-from nfq_zerortt.live.flow import Flow
-from nfq_zerortt.live.ladder import ladder
-from nfq_zerortt.live.ladder import listed as event_lines
+from nfq_zerortt.live.flow import FlowRecord
+from nfq_zerortt.live.ladder import event_lines, ladder
 from nfq_zerortt.live.rates import SHARES, WINDOW_S, Rates
 from nfq_zerortt.live.view import FLOWS, HELP, ONE, ORDERS, View
 from nfq_zerortt.readable import listed, milliseconds, short, span
@@ -194,7 +193,7 @@ def _line_of_queues(counters: Mapping[str, Any], gauges: Mapping[str, Any], rate
 
 def _line_of_state(view: View, snapshot: Snapshot, width: int) -> Text:
     if snapshot.problem:
-        return Text(f"NOT UP TO DATE: {snapshot.problem}", _BAD)
+        return Text(_problem(snapshot.problem, width), _BAD)
     if view.mode == HELP:
         return Text("keys", _BOLD)
     if view.mode == ONE and view.looked_at is not None:
@@ -211,6 +210,12 @@ def _line_of_state(view: View, snapshot: Snapshot, width: int) -> Text:
     if view.words and not view.typing:
         said += f", with: {view.words}"
     return Text(said[:width], _BOLD if view.paused else _DIM)
+
+
+def _problem(problem: str, width: int) -> str:
+    """Say it without the remedy, which comes after a colon, if there is no room for both."""
+    said = f"NOT UP TO DATE: {problem}"
+    return said if len(said) <= width else f"NOT UP TO DATE: {problem.partition(': ')[0]}"
 
 
 def _paused(view: View) -> str:
@@ -269,7 +274,7 @@ def _cut(text: str, width: int) -> str:
     )
 
 
-def _cell(flow: Flow, key: str, *, wide: bool) -> str:
+def _cell(flow: FlowRecord, key: str, *, wide: bool) -> str:
     if key == "state":
         state = str(flow["state"])
         return state if wide else _STATES.get(state, state)

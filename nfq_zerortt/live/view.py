@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from nfq_zerortt.core.states import ENDED
-from nfq_zerortt.live.flow import Flow
+from nfq_zerortt.core.states import ENDED_NAMES
+from nfq_zerortt.live.flow import FlowRecord
 
 FLOWS, ONE, HELP = "flows", "one", "help"
 """What is on the screen: all flows, one of them, what the keys do."""
@@ -18,10 +18,8 @@ class Order:
     """A way to sort flows: by a value, the highest first; flows without one come last."""
 
     name: str
-    value: Callable[[Flow], float | str | None]
+    value: Callable[[FlowRecord], float | str | None]
 
-
-_OVER = frozenset(state.name for state in ENDED)
 
 ORDERS = (
     Order("newest", lambda flow: float(flow["flow_id"])),
@@ -57,16 +55,16 @@ class View:
         self.ended = True
         self.paused = False
         self.quit = False
-        self.looked_at: Flow | None = None
+        self.looked_at: FlowRecord | None = None
         self.top = 0
-        self._flows: list[Flow] = []
-        self._taken: Sequence[Flow] | None = None
+        self._flows: list[FlowRecord] = []
+        self._taken: Sequence[FlowRecord] | None = None
         self._chosen: tuple[object, ...] = ()
         self._marked = 0
 
     # --- the flows ------------------------------------------------------------------------
 
-    def take(self, flows: Sequence[Flow]) -> None:
+    def take(self, flows: Sequence[FlowRecord]) -> None:
         """Take in what flows there are now. The mark stays with its flow.
 
         Nothing is done if they are the same, and are to be shown as before: of a full table that
@@ -78,10 +76,10 @@ class View:
         self._taken, self._chosen = flows, chosen
         words = self.words.lower().split()
         value = ORDERS[self.order].value
-        sorted_ones: list[tuple[float | str, int, Flow]] = []
+        sorted_ones: list[tuple[float | str, int, FlowRecord]] = []
         others = []
         for flow in flows:
-            if (self.ended or flow["state"] not in _OVER) and _has(flow, words):
+            if (self.ended or flow["state"] not in ENDED_NAMES) and _has(flow, words):
                 rank = value(flow)
                 if rank is None:
                     others.append(flow)
@@ -91,7 +89,7 @@ class View:
         self._flows = [flow for _, _, flow in sorted_ones] + others
         self._find_again(flows)
 
-    def _find_again(self, flows: Sequence[Flow]) -> None:
+    def _find_again(self, flows: Sequence[FlowRecord]) -> None:
         if self.looked_at is None:
             return
         number = self.looked_at["flow_id"]
@@ -102,7 +100,7 @@ class View:
                 self._marked = index
                 return
 
-    def page(self, lines: int) -> tuple[list[Flow], int]:
+    def page(self, lines: int) -> tuple[list[FlowRecord], int]:
         """Return the flows that fit in so many lines, and which of them is marked."""
         self._marked = min(self._marked, max(len(self._flows) - 1, 0))
         self.top = min(self.top, self._marked)
@@ -199,7 +197,7 @@ class View:
             self.top = max(self.top, 0)
 
 
-def _has(flow: Flow, words: Sequence[str]) -> bool:
+def _has(flow: FlowRecord, words: Sequence[str]) -> bool:
     if not words:
         return True
     text = " ".join(

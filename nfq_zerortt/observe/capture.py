@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nfq_zerortt import programs
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.observe.records import PacketRecord, Tap
 
@@ -29,7 +29,7 @@ _LEAST_DATA_OFFSET = 5  # RFC 9293, section 3.1
 _BUFFER_KIB = 4096
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 10.0
-_PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+_GREETING = re.compile(r"tcpdump: (listening on|data link type) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CaptureCounts:
 
 def require_tcpdump() -> None:
     """Raise MissingFeatureError when tcpdump is not installed."""
-    if shutil.which("tcpdump", path=_PATH) is None:
+    if programs.found("tcpdump") is None:
         raise MissingFeatureError("missing program tcpdump: apt-get install tcpdump")
 
 
@@ -106,8 +106,13 @@ class Tcpdump:
             raise ZeroRttError(f"tcpdump on {self._place} did not end") from None
         self._said += said
         captured, dropped = self._count(b"captured"), self._count(b"dropped by kernel")
-        if self._process.returncode != 0 or captured is None or dropped is None:
-            raise ZeroRttError(f"tcpdump on {self._place} failed: {self._last_words()}")
+        status = self._process.returncode
+        if status < 0:
+            by = f"signal {-status} ({signal.strsignal(-status)})"
+            raise ZeroRttError(f"tcpdump on {self._place} was ended by {by}")
+        if status != 0 or captured is None or dropped is None:
+            said = f"tcpdump on {self._place} failed with status {status}: {self._last_words()}"
+            raise ZeroRttError(said)
         return CaptureCounts(captured, dropped)
 
     def abort(self) -> None:
@@ -127,7 +132,8 @@ class Tcpdump:
 
     def _last_words(self) -> str:
         lines = [line.strip() for line in self._said.decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "it said nothing")
+        about = [line for line in lines if line and not _GREETING.match(line)]
+        return about[-1] if about else "it did not say why"
 
 
 class Capture:

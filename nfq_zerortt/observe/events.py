@@ -1,4 +1,4 @@
-"""The events of the log and their levels. Their fields are listed in the interface's reference."""
+"""The events of the log and their levels. Their fields are in docs/reference/events.md."""
 
 from __future__ import annotations
 

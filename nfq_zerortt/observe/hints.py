@@ -22,6 +22,8 @@ default these are sent after 0.25 s and 1.75 s. Late answers would be there."""
 
 _WATCHED = 64  # connections without an answer, at a time
 
+_ENDED = frozenset({"flow.closed", "flow.reset"})
+
 _CLIENTS_SEEN, _SERVERS_SEEN, _EXCHANGED, _NO_ANSWERS = range(4)
 
 # The service has them from the SYN of a client, looked at after the side that it came from.
@@ -44,6 +46,8 @@ class Hints:
 
     def note(self, event: str, fields: Mapping[str, Any]) -> Hint | None:
         """Take notice of an event; return what is to be said now, if anything."""
+        if event in _ENDED:
+            self._unanswered.pop(fields["flow"], None)  # it takes no room from those that go on
         if event == "flow.syn_received":
             self._known[_CLIENTS_SEEN] = 1
         elif event == "flow.synack_captured" or fields.get("by") == "server":

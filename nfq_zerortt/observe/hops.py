@@ -47,10 +47,16 @@ class Base:
     isn: int
 
     def show(self, relative: int) -> str:
-        """Return a number as it is written: ``S``, ``S+1``."""
+        """Return a number as it is written: ``S``, ``S+1``; of an unknown ISN as on the wire."""
+        if self.letter == UNKNOWN:
+            return self.bound(relative)
         if not relative:
             return self.letter
         return f"{self.letter}{relative:+d}"
+
+    def bound(self, relative: int) -> str:
+        """Return a number without the letter, as the end of a range."""
+        return str(seqnum.add(self.isn, relative) if self.letter == UNKNOWN else relative)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,8 @@ def trace(
 ) -> Passage:
     """Follow every packet of one connection along the path."""
     seen = of_connection(records, client, server)
-    client_base = Base("C", _isn(r for r in seen if r.is_syn) or 0)
+    client_isn = _isn(r for r in seen if r.is_syn)
+    client_base = Base(UNKNOWN, 0) if client_isn is None else Base("C", client_isn)
     server_bases = _server_bases(seen, path)
     hops: list[Hop] = []
     for number, (link, server_base) in enumerate(zip(path, server_bases, strict=True)):
@@ -151,13 +158,15 @@ def _server_bases(seen: Sequence[PacketRecord], path: Path) -> list[Base]:
     ``S`` is the ISN on the link nearest to the server; another one on the client's side was
     fabricated on the way: ``F``, and ``F2`` and so on, if that happened more than once. Where
     only the client has got a SYN-ACK, that was fabricated, too; the server's numbers are then
-    counted from ``0``.
+    counted from ``0``, as they are where there is no SYN-ACK at all.
     """
     isns = [
-        _isn(r for r in seen if r.is_syn_ack and r.tap in (link.left, link.right)) for link in path
+        _isn(r for r in seen if r.is_syn_ack and r.tap in (link.left, link.right, link.only))
+        for link in path
     ]
-    real = next((isn for isn in reversed(isns) if isn is not None), 0)
-    letters = {real: "S"}
+    real = next((isn for isn in reversed(isns) if isn is not None), None)
+    letters = {0: UNKNOWN} if real is None else {real: "S"}
+    real = real or 0
     if len(isns) > 1 and isns[0] is not None and not any(isn is not None for isn in isns[1:]):
         letters = {isns[0]: "F", 0: UNKNOWN}
         real = 0

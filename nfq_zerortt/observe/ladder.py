@@ -238,7 +238,8 @@ def label(hop: Hop, room: int) -> str:
     start = hop.seq_base.show(hop.seq)
     if hop.flags & tcp.SYN:
         return _syn_label(hop, f"{names} {start}", room)
-    data = f"{start}:{hop.seq + hop.payload_bytes}" if hop.payload_bytes else start
+    end = hop.seq_base.bound(hop.seq + hop.payload_bytes)
+    data = f"{start}:{end}" if hop.payload_bytes else start
     ack = f" ack {hop.ack_base.show(hop.ack)}" if hop.ack_base is not None else ""
     for text in (
         f"{names} {data}{ack}",

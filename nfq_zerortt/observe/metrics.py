@@ -45,8 +45,11 @@ SYN_ACK_BOUNDS = (
     *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.1),
 )
 """From what it takes at best to what a client would notice; a SYN is to be answered in 1 ms."""
-RTT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-"""From the same building to a satellite, and a few SYNs lost on the way."""
+RTT_BOUNDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4),
+    *(0.6, 0.8, 1.6, 3.2, 6.4),
+)
+"""From the same building to a satellite, and a few SYNs lost on the way; finest over oceans."""
 
 METRICS = (
     Metric("flows_begun", COUNTER, "Flows begun, by strategy.", ("strategy",)),
@@ -151,6 +154,20 @@ def differences(now: Sequence[int], before: Sequence[int]) -> list[int]:
     """Return what came to each bucket since ``before``; all of it if the counting began anew."""
     since = [one - other for one, other in zip(now, before, strict=True)]
     return list(now) if any(count < 0 for count in since) else since
+
+
+def bound(share: float, counts: Sequence[int], bounds: Sequence[float]) -> float | None:
+    """Return the upper bound of the bucket that completes that share; None beyond the last bound.
+
+    It is certain that so many values are no larger.
+    """
+    wanted = share * sum(counts)
+    below = 0
+    for count, high in zip(counts, bounds, strict=False):
+        below += count
+        if below >= wanted:
+            return high
+    return None
 
 
 def quantile(share: float, counts: Sequence[int], bounds: Sequence[float]) -> float | None:

@@ -29,7 +29,8 @@ _MOST_LEFT = 1024
 class Shape(NamedTuple):
     """What a packet says. ``marks`` are those flags of MARKS that it has.
 
-    ``stamp`` is its TSval, relative like the numbers; None if it is not known.
+    ``stamp`` is its TSval, relative like the numbers; None if it is not known. ``ident`` is what
+    its IP header is told apart by; None if it has nothing of that kind.
     """
 
     marks: int
@@ -37,6 +38,7 @@ class Shape(NamedTuple):
     ack: int
     length: int
     stamp: int | None = None
+    ident: int | None = None
 
     @property
     def end(self) -> int:
@@ -173,13 +175,16 @@ def _chosen(
 ) -> _Waiting[T] | None:
     """Choose among several with the same numbers: the first one, unless there is better.
 
-    The timestamp tells them apart, where there is one. What leaves ``again`` is rather one that
-    came just now than one that has been kept.
+    The timestamp tells them apart, where there is one, and the IP header, which a packet mostly
+    keeps. What leaves ``again`` is rather one that came just now than one that has been kept.
     """
     if not candidates:
         return None
     same = [one for one in candidates if shape.stamp is not None and one.shape.stamp == shape.stamp]
     among = same or list(candidates)
+    same = [one for one in among if shape.ident is not None and one.shape.ident == shape.ident]
+    if same:
+        return same[0]
     if again:
         among = [one for one in among if time_s - one.time_s <= _RECENT_S] or among
     return among[0]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
+from nfq_zerortt import programs
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 
 _DEBIAN_PACKAGE = {
@@ -21,9 +21,6 @@ _DEBIAN_PACKAGE = {
     "iptables": "iptables",
     "ip6tables": "iptables",
 }
-
-# Root's PATH lacks the sbin directories after a plain `su`.
-_PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 _TIMEOUT_S = 60
 
@@ -40,17 +37,12 @@ def require_root() -> None:
 
 def require_programs() -> None:
     """Raise MissingFeatureError naming each program that is missing and its Debian package."""
-    missing = [name for name in _DEBIAN_PACKAGE if shutil.which(name, path=_PATH) is None]
+    missing = [name for name in _DEBIAN_PACKAGE if programs.found(name) is None]
     if missing:
         packages = sorted({_DEBIAN_PACKAGE[name] for name in missing})
         raise MissingFeatureError(
             f"missing program {', '.join(missing)}: apt-get install {' '.join(packages)}"
         )
-
-
-def environment() -> dict[str, str]:
-    """Return the environment for a command: ours, the sbin directories in PATH."""
-    return os.environ | {"PATH": _PATH}
 
 
 class CommandError(ZeroRttError):
@@ -81,7 +73,7 @@ class Commands:
                 text=True,
                 timeout=_TIMEOUT_S,
                 pass_fds=(self.held_fd,),
-                env=environment() | {"LC_ALL": "C"},
+                env=programs.environment() | {"LC_ALL": "C"},
                 check=False,
             )
         except FileNotFoundError:

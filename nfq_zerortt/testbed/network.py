@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from nfq_zerortt import programs
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.testbed import congestion, state
 from nfq_zerortt.testbed.commands import (
     CommandError,
     Commands,
     Echo,
-    environment,
     require_programs,
     require_root,
 )
@@ -251,7 +251,7 @@ class Testbed:
         The process is the command itself, not a wrapper: its pid and its exit
         status are the command's. What still runs at ``down`` is ended.
         """
-        keywords.setdefault("env", environment())
+        keywords.setdefault("env", programs.environment())
         return subprocess.Popen(("ip", "netns", "exec", self.netns(host), *argv), **keywords)
 
     def exec(
@@ -274,7 +274,7 @@ class Testbed:
             text=True,
             timeout=timeout_s,
             check=check,
-            env=environment(),
+            env=programs.environment(),
         )
 
     @staticmethod

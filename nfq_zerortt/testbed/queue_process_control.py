@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from nfq_zerortt import programs
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
+from nfq_zerortt.kernel.queue_table import bound_queues
 from nfq_zerortt.testbed import state
-from nfq_zerortt.testbed.commands import Commands, environment
+from nfq_zerortt.testbed.commands import Commands
 from nfq_zerortt.testbed.processes import ProcessId
 from nfq_zerortt.testbed.wan import WanSettings
 
-_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _START_TIMEOUT_S = 20.0
 _CHANGE_TIMEOUT_S = 5.0
 
@@ -77,9 +76,6 @@ class Control:
         ``record`` is called with the new process before it does anything, so
         that it can be found whatever happens next.
         """
-        search_path = os.pathsep.join(
-            path for path in (_PACKAGE_PARENT, os.environ.get("PYTHONPATH")) if path
-        )
         state.status_file(name, self.role).unlink(missing_ok=True)
         with state.log_file(name, self.role).open("wb") as log:
             process = subprocess.Popen(
@@ -89,7 +85,7 @@ class Control:
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
-                env=environment() | {"PYTHONPATH": search_path},
+                env=programs.python_environment(),
             )
         identity = ProcessId.of(process.pid)
         assert process.stdin is not None
@@ -127,14 +123,12 @@ class Control:
     def kernel_queue(self, process: ProcessId) -> KernelQueue:
         """Return the kernel's counters of its queue; zeros when it does not run."""
         try:
-            text = Path(f"/proc/{process.pid}/net/netfilter/nfnetlink_queue").read_text("ascii")
+            found = bound_queues(process.pid).get(self.queue_number)
         except OSError:  # it has just ended
+            found = None
+        if found is None:
             return KernelQueue()
-        for line in text.splitlines():
-            fields = line.split()
-            if fields[0] == str(self.queue_number):
-                return KernelQueue(int(fields[2]), int(fields[5]), int(fields[6]))
-        return KernelQueue()
+        return KernelQueue(found.waiting, found.dropped, found.user_dropped)
 
     def _await_report(
         self, name: str, pid: int, settings: WanSettings | None, timeout_s: float

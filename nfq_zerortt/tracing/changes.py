@@ -31,7 +31,7 @@ class Change(NamedTuple):
         return f"{self.field} {self.old} → {self.new}{why}"
 
 
-def between(came: Packet, left: Packet, delta: int | None, tau: int | None) -> list[Change]:
+def found(came: Packet, left: Packet, delta: int | None, tau: int | None) -> list[Change]:
     """Compare a packet that came with the same one when it left; [] if nothing was changed.
 
     ``delta`` and ``tau`` as in Conversation. IP's own fields are the forwarding's business.

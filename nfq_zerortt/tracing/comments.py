@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nfq_zerortt.tracing import kept_packets
-from nfq_zerortt.tracing.changes import Change, between
+from nfq_zerortt.tracing import changes, kept_packets
+from nfq_zerortt.tracing.changes import Change
 from nfq_zerortt.tracing.conversations import HELD_S, Conversation
 from nfq_zerortt.tracing.packets import Packet, Role
 from nfq_zerortt.tracing.words import milliseconds
@@ -80,7 +80,7 @@ def _changes(came: Packet, left: Packet, flow: Conversation) -> list[Change]:
     cut_up = one is not None and other is not None and one.payload_length != other.payload_length
     if cut_up and not flow.translated:
         return []
-    return between(came, left, flow.delta, flow.tau)
+    return changes.found(came, left, flow.delta, flow.tau)
 
 
 def _of_kept(packet: Packet, flow: Conversation, waited_ms: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sized
+from itertools import combinations
 
 from nfq_zerortt.observe.pairing import Shape, marks_of
 from nfq_zerortt.observe.records import Endpoint
@@ -19,12 +20,13 @@ from nfq_zerortt.tracing.numbers import Space, is_same, shift_between
 from nfq_zerortt.tracing.packets import SOON_S, Packet, Role, follows_soon, segment_of
 from nfq_zerortt.tracing.shift_votes import Votes
 from nfq_zerortt.tracing.ways import Way
-from nfq_zerortt.tracing.words import between
+from nfq_zerortt.tracing.words import later_by
 from nfq_zerortt.wire import flags as tcp
 from nfq_zerortt.wire.seqnum import add, distance
 
 HELD_S = 0.002
 """What waits longer than that did not simply pass."""
+_MOST_WAITING = 2 * RECENT
 
 
 class Conversation(Known):
@@ -36,7 +38,7 @@ class Conversation(Known):
         self._ends: set[bool | None] = set()
         self._up, self._down = Way(self.recent), Way(deque(maxlen=RECENT))
         self._theirs: list[Space | None] = [None, None]
-        self._waiting: deque[Packet] = deque(maxlen=RECENT)
+        self._waiting: deque[Packet] = deque()
         self._errors = Errors()
         self._votes = Votes()
 
@@ -117,7 +119,7 @@ class Conversation(Known):
     def _repeated_syn(self, packet: Packet) -> None:
         last = self.syns_left[-2]
         packet.role = Role.MADE
-        said = f"the SYN again, {between(last, packet)} after {last.tag}: "
+        said = f"the SYN again, {later_by(last, packet)} after {last.tag}: "
         trouble = self.refusal or self.unreachable
         if trouble is not None and packet.time_s - trouble.time_s < SOON_S:
             said += f"that was refused ({trouble.tag})"
@@ -131,17 +133,20 @@ class Conversation(Known):
     def _into_syn(self, syn: Packet, came: Packet) -> None:
         size = segment_of(syn).payload_length
         self._up.left_to = 1 + size
-        kept = f"kept back for {between(came, syn)}, until there was data to go with it"
+        kept = f"kept back for {later_by(came, syn)}, until there was data to go with it"
         for start, end, packet in self.recent:
             if start <= size and end > 1:
                 took = min(end - 1, size) - (start - 1)
                 packet.role = Role.PASSED
                 packet.onward.append(syn)
                 packet.because.append(
-                    f"{took} of its {end - start} bytes left in the SYN {syn.tag} (TCP Fast Open, "
-                    "RFC 7413); the copy here is sent if the server does not take them"
+                    f"{took} of its {segment_of(packet).payload_length} bytes left in the SYN "
+                    f"{syn.tag} (TCP Fast Open, RFC 7413); the copy here is sent if the server "
+                    "does not take them"
                 )
-                kept = f"kept back for {between(came, syn)}, until {packet.tag} brought data for it"
+                kept = (
+                    f"kept back for {later_by(came, syn)}, until {packet.tag} brought data for it"
+                )
         syn.because.append(f"{size} bytes of data with it (TCP Fast Open, RFC 7413): {kept}")
 
     def _add_syn_ack(self, packet: Packet) -> None:
@@ -159,7 +164,7 @@ class Conversation(Known):
                         f"it is known what the numbers are to be shifted by: {self.shifts()}"
                     )
             elif self.first_onward is not None and self.translated:
-                packet.because.append("again: the server has not got the ACK for it")
+                packet.because.append(self._why_answered_again(packet))
             if self.spoofed is None:
                 self._down.pairing.came(packet, self._shape(packet), packet.time_s)
             return
@@ -174,6 +179,20 @@ class Conversation(Known):
                 return
         self._spoofed_syn_ack(packet)
 
+    def _why_answered_again(self, packet: Packet) -> str:
+        answer, onward = self.answered, self.first_onward
+        assert answer is not None
+        assert onward is not None
+        for asked, again in combinations(self.syns_left, 2):
+            apart_s = (again.time_s - asked.time_s) - (packet.time_s - answer.time_s)
+            too_soon = packet.time_ns - onward.time_ns < answer.time_ns - asked.time_ns
+            if too_soon and abs(apart_s) <= SOON_S:
+                return (
+                    f"the answer to the SYN sent again ({again.tag}): no ACK can have reached the "
+                    "server by then"
+                )
+        return "again: the server has not got the ACK for it"
+
     def _spoofed_syn_ack(self, packet: Packet) -> None:
         segment = segment_of(packet)
         packet.role = Role.MADE
@@ -184,7 +203,7 @@ class Conversation(Known):
             else:
                 packet.because.append(
                     f"spoofed: the answer to the SYN {self.syn.tag}, "
-                    f"{between(self.syn, packet)} after it, in the server's name; its ISN "
+                    f"{later_by(self.syn, packet)} after it, in the server's name; its ISN "
                     f"{segment.seq} is made up here"
                 )
             self._know_shift()
@@ -213,12 +232,29 @@ class Conversation(Known):
                 self.tau = (granted[0] - promised[0]) % (1 << 32)
         self._catch_up()
 
+    def _wait(self, packet: Packet) -> None:
+        """Keep what came or left before its numbers can be told.
+
+        The oldest goes first: so what came goes before that which it was when it left.
+        """
+        self._waiting.append(packet)
+        if len(self._waiting) > _MOST_WAITING:
+            oldest = self._waiting.popleft()
+            if oldest.role is Role.UNKNOWN and not self.whole:
+                oldest.role = Role.BEFORE
+
     def _catch_up(self) -> None:
-        """Look again at what came before its numbers could be told."""
-        waiting, self._waiting = self._waiting, deque(maxlen=RECENT)
+        """Look again at what came and left before its numbers could be told."""
+        waiting, self._waiting = self._waiting, deque()
+        there = {packet.ident for packet in waiting if packet.came}
         for packet in waiting:
             if packet.role is Role.UNKNOWN:
                 self._arrived(packet)
+            elif packet.role is Role.BEFORE and not packet.came:
+                # What had come before the capture began is not to be taken for a later one.
+                may_be_cut_up = segment_of(packet).payload_length > 0
+                if may_be_cut_up or packet.ident is None or packet.ident in there:
+                    self._departed(packet)
 
     # Everything else.
 
@@ -236,7 +272,7 @@ class Conversation(Known):
             elif self.answered is None and self._acknowledges_syn(packet):
                 self.refusal = packet
         if not self._is_known(packet):
-            self._waiting.append(packet)
+            self._wait(packet)
             return
         self._arrived(packet)
 
@@ -268,10 +304,8 @@ class Conversation(Known):
         if not self._is_known(packet):
             self._leave_unnumbered(packet)
             return
-        way = self._up if packet.to_server else self._down
-        origin = way.left(packet, self._shape(packet))
-        if origin is not None:
-            self._pass(origin, packet)
+        if self._departed(packet):
+            pass
         elif not self.whole or not self.translated:
             packet.role = Role.BEFORE  # nothing is made for a flow that passes untouched
         else:
@@ -280,6 +314,14 @@ class Conversation(Known):
             self.first_onward = packet
             self._up.early_data_is_over()
             self._down.early_data_is_over()
+
+    def _departed(self, packet: Packet) -> bool:
+        """Find what it was when it came; return whether it had come."""
+        way = self._up if packet.to_server else self._down
+        origin = way.left(packet, self._shape(packet))
+        if origin is not None:
+            self._pass(origin, packet)
+        return origin is not None
 
     def _leave_unnumbered(self, packet: Packet) -> None:
         """Deal with what left while one side's numbers are not known."""
@@ -292,10 +334,10 @@ class Conversation(Known):
             self._made(packet)
         else:
             packet.role = Role.BEFORE
+            self._wait(packet)
             came = self._votes.find(packet, self._waiting)
             if came is not None:
                 self._learn_from(came, packet)
-                self._pass(came, packet)
 
     def _learn_from(self, came: Packet, left: Packet) -> None:
         """Count the numbers from these two on, which are the same packet."""
@@ -306,8 +348,9 @@ class Conversation(Known):
         ours, far = (there.seq, there.ack) if left.to_server else (there.ack, there.seq)
         self.ours = Space(ours)
         self._theirs = [Space(add(far, -self.delta)), Space(far)]
-        self._up.early_data_is_over()
-        self._down.early_data_is_over()
+        for way in (self._up, self._down):
+            way.begin_in_the_middle()
+            way.early_data_is_over()
         self._catch_up()
 
     def _shape(self, packet: Packet) -> Shape:
@@ -328,6 +371,7 @@ class Conversation(Known):
             acks.relative(segment.ack) if segment.flags & tcp.ACK else 0,
             segment.payload_length,
             stamp,
+            packet.ident,
         )
 
     def _pass(self, came: Packet, left: Packet) -> None:
@@ -340,7 +384,7 @@ class Conversation(Known):
             return
         answer = self.answered
         if answer is not None and came.time_ns < answer.time_ns <= left.time_ns and self.spoofed:
-            waited = between(came, left)
+            waited = later_by(came, left)
             what = "its ACK" if left.to_server else "its number"
             left.because.append(
                 f"held for {waited}, until the server's SYN-ACK {answer.tag} was here: without the "
@@ -349,7 +393,7 @@ class Conversation(Known):
             if len(came.onward) == 1:
                 came.because.append(f"held until the server's SYN-ACK {answer.tag} was here")
         else:
-            left.because.append(f"passed on {between(came, left)} after it came")
+            left.because.append(f"passed on {later_by(came, left)} after it came")
 
     def _made(self, packet: Packet) -> None:
         packet.role = Role.MADE

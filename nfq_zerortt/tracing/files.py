@@ -4,12 +4,49 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import NoReturn
 
-from nfq_zerortt.errors import ConfigError
+from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.tracing.pcapng import Out, Writer
 from nfq_zerortt.tracing.stdout import StandardOutput
+
+
+class _File:
+    """A file that says what is wrong with it."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin it anew; OSError if there cannot be one."""
+        self._path = path
+        self._file = path.open("wb")
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._give_up(error)
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> NoReturn:
+        with suppress(OSError):  # once more the same, of what is still to be written
+            self._file.close()
+        raise ZeroRttError(
+            f"{self._path}: {error.strerror}: the trace ends there, and can be read up to there; "
+            "--ring and --keep bound what a trace takes"
+        ) from None
+
 
 Head = Callable[[Out], Writer]
 """Begins a file."""
@@ -18,7 +55,8 @@ Head = Callable[[Out], Writer]
 class Files:
     """One file, or with ``ring_bytes`` many: of the newest ``keep`` of them each is that long.
 
-    ``writer`` is that of the present one.
+    ``writer`` is that of the present one. What cannot be written any more is a ZeroRttError of
+    every method.
     """
 
     def __init__(
@@ -28,14 +66,14 @@ class Files:
         ring_bytes: int = 0,
         keep: int = 0,
     ) -> None:
-        """Begin; ConfigError if it cannot be written to."""
+        """Begin; ConfigError if there cannot be such a file."""
         self._path = path
         self._head = head
         self._ring_bytes = ring_bytes
         self._keep = keep
         self._number = 0
         self._written: deque[Path] = deque()
-        self._out: BinaryIO | StandardOutput
+        self._out: _File | StandardOutput
         self.writer: Writer
         self._open()
 
@@ -68,7 +106,7 @@ class Files:
                 self._number += 1
                 path = path.with_name(f"{path.stem}_{self._number:05}{path.suffix}")
             try:
-                self._out = path.open("wb")
+                self._out = _File(path)
             except OSError as error:
                 raise ConfigError(f"{path}: {error.strerror}") from None
             self._written.append(path)

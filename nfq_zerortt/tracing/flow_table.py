@@ -7,7 +7,7 @@ from collections import OrderedDict
 from nfq_zerortt.observe.records import Endpoint
 from nfq_zerortt.tracing.conversations import Conversation
 from nfq_zerortt.tracing.known import CLIENT_SIDE
-from nfq_zerortt.tracing.packets import Packet, segment_of
+from nfq_zerortt.tracing.packets import Packet, likely_client, segment_of
 from nfq_zerortt.wire import flags as tcp
 
 MOST_FLOWS = 4096
@@ -90,12 +90,8 @@ def _ends(packet: Packet) -> tuple[Endpoint, Endpoint]:
     if packet.outgoing is not None:
         towards_server = (packet.tap == CLIENT_SIDE) != packet.outgoing
         return (source, destination) if towards_server else (destination, source)
-    segment = packet.segment
-    if segment is not None and segment.flags & tcp.SYN:
-        return (destination, source) if segment.flags & tcp.ACK else (source, destination)
-    # Nothing tells; servers mostly have the lower port.
-    low_first = source[1] < destination[1]
-    return (destination, source) if low_first else (source, destination)
+    client = likely_client(packet)
+    return (client, source if client == destination else destination)
 
 
 def _begins_anew(flow: Conversation, packet: Packet) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from nfq_zerortt.tracing.known import Known
-from nfq_zerortt.tracing.packets import SOON_S, Packet, Role
+from nfq_zerortt.tracing.packets import Packet, Role, follows_soon
 from nfq_zerortt.wire.seqnum import add
 
 _KEPT = 8
@@ -29,21 +29,27 @@ class Errors:
         """Take in the next one."""
         if packet.came:
             self._came.append(packet)
-            if not packet.to_server and flow.answered is None and flow.syns_left:
+            about_syn = not packet.to_server and flow.answered is None and flow.syns_left
+            # Of several at once the first one has ended the flow; the others find none.
+            former = flow.unreachable
+            if about_syn and (former is None or not follows_soon(former, packet)):
                 flow.unreachable = packet
             return
-        for came in self._came:
-            if (
-                came.role is Role.UNKNOWN
-                and came.to_server == packet.to_server
-                and packet.time_s - came.time_s <= SOON_S
-                and _quotes_same(flow, came, packet)
-            ):
-                came.role, packet.role = Role.PASSED, Role.LEFT
-                came.settled = True
-                came.onward.append(packet)
-                packet.origin = came
-                return
+        may_be = [
+            came
+            for came in self._came
+            if came.role is Role.UNKNOWN
+            and came.to_server == packet.to_server
+            and follows_soon(came, packet)
+            and _quotes_same(flow, came, packet)
+        ]
+        if may_be:
+            came = next((one for one in may_be if one.ident == packet.ident), may_be[0])
+            came.role, packet.role = Role.PASSED, Role.LEFT
+            came.settled = True
+            came.onward.append(packet)
+            packet.origin = came
+            return
         packet.role = Role.MADE
         packet.because.append("an ICMP error of this host's")
 

@@ -13,14 +13,16 @@ def reason(flow: Known, packet: Packet) -> list[str]:
     if flow.spoofed is None:
         return []
     if segment is None:
-        early = packet is flow.unreachable
-        return ["about the SYN: the client, connected already, would ignore it"] if early else []
+        quote = packet.quote
+        about_syn = quote is not None and not packet.to_server and quote.seq == flow.isn_client
+        return ["about the SYN: the client, connected already, would ignore it"] * about_syn
     if segment.flags & tcp.SYN and packet.to_server and packet is not flow.syn:
         return ["the client's SYN again: it is answered here, the server is not asked twice"]
-    if packet is flow.refusal or (segment.flags & tcp.RST and flow.answered is None):
+    early = flow.answered is None or packet.time_ns < flow.answered.time_ns
+    if packet is flow.refusal or (segment.flags & tcp.RST and early):
         whose = "server" if not packet.to_server else "client"
         return [f"the {whose}'s RST; the other end knows other numbers"]
-    early = flow.answered is None or packet.time_ns < flow.answered.time_ns
     if packet.to_server and early:
-        return ["early data: it cannot be passed on before the server has answered"]
+        what = "early data" if segment.payload_length else "early"
+        return [f"{what}: it cannot be passed on before the server has answered"]
     return []

@@ -28,7 +28,7 @@ class Known:
         refusal, unreachable: the server's RST for the SYN, and the ICMP error about it.
         given_up: the client's latest RST.
         first_onward: what went to the server first after it had answered.
-        recent: the client's latest data: where it begins and ends, counted from its ISN.
+        recent: the client's latest data and FINs: where they begin and end, counted from its ISN.
         delta: what is added to the server's numbers on the clients' side, modulo 2**32, to get
             those on its own; None: not known. ``tau`` likewise for its timestamps.
         ours: how the client's numbers are counted; None if nothing is known of them.

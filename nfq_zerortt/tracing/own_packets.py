@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from nfq_zerortt.readable import counted
 from nfq_zerortt.tracing.known import Known
 from nfq_zerortt.tracing.packets import Packet, Role, follows_soon, segment_of
-from nfq_zerortt.tracing.words import between, counted
+from nfq_zerortt.tracing.words import later_by
 from nfq_zerortt.wire import flags as tcp
 from nfq_zerortt.wire.seqnum import distance
 
@@ -55,7 +56,7 @@ def _why_client_is_reset(flow: Known, packet: Packet) -> str:
         first = flow.syns_left[0]
         return (
             f"the server has answered none of {counted(len(flow.syns_left), 'SYN')}, the first "
-            f"of them {first.tag} {between(first, packet)} before"
+            f"of them {first.tag} {later_by(first, packet)} before"
         )
     return _IN_THE_LOG
 

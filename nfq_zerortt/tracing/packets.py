@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from nfq_zerortt.observe.records import Endpoint
+from nfq_zerortt.wire import flags as tcp
 from nfq_zerortt.wire.errors import WireError
 from nfq_zerortt.wire.view import SegmentView
 
@@ -40,7 +41,7 @@ class Role(Enum):
     PASSED = "it came, and left on the other side"
     LEFT = "it left, and had come on the other side"
     MADE = "it left, and had not come: one of the service's own"
-    BEFORE = "it left; the capture began too late to say more"
+    BEFORE = "the capture began too late to say where it came from, or became of it"
 
 
 class Quote(NamedTuple):
@@ -98,6 +99,13 @@ class Packet:
     def tag(self) -> str:
         """What comments call it."""
         return f"#{self.number}"
+
+    @property
+    def ident(self) -> int | None:
+        """IPv4's identification, by which packets of one sender differ; None if it has none."""
+        if self.data[0] >> 4 != 4:
+            return None
+        return int.from_bytes(self.data[4:6], "big") or None
 
     @property
     def came(self) -> bool:
@@ -216,6 +224,15 @@ def _address(packed: bytes) -> str:
             _names.clear()
         name = _names[packed] = str(ip_address(packed))
     return name
+
+
+def likely_client(packet: Packet) -> Endpoint:
+    """Return which end of a packet is the client, going by the packet alone."""
+    segment = packet.segment
+    if segment is not None and segment.flags & tcp.SYN:
+        return packet.destination if segment.flags & tcp.ACK else packet.source
+    # Nothing tells; servers mostly have the lower port.
+    return max(packet.source, packet.destination, key=lambda end: end[1])
 
 
 def segment_of(packet: Packet) -> SegmentView:

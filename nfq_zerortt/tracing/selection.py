@@ -13,8 +13,10 @@ from nfq_zerortt.tracing.packets import Packet
 _ENDPOINT = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})")
 _ALLOWED = (
     'a flow as the log writes it ("10.0.1.2:43210>10.0.3.2:80"), one endpoint '
-    '("10.0.3.2:80", "[fd00::2]:80"), or the number of a flow of the running service'
+    '("10.0.3.2:80", "[fd00::2]:80"), or '
 )
+OF_SERVICE = "the number of a flow of the running service"
+"""What ``trace`` takes beside addresses."""
 _OTHERS = "icmp or icmp6 or (ip6 and (ip6[6] == 0 or ip6[6] == 43 or ip6[6] == 44 or ip6[6] == 60))"
 """ICMP errors quote what they are about; behind extension headers ports are not found."""
 
@@ -35,23 +37,23 @@ class Selection:
         return f"({' and '.join(terms) or 'tcp'}) or {_OTHERS}"
 
 
-def parse(text: str) -> Selection:
-    """Read a flow or an endpoint; ConfigError if it is neither."""
-    endpoints = tuple(_endpoint(part, text) for part in text.split(">"))
-    if len(endpoints) > 2:
-        raise _wrong(text)
-    return Selection(endpoints)
+def parse(text: str, number: str = OF_SERVICE) -> Selection:
+    """Read a flow or an endpoint; ConfigError if it is neither.
+
+    ``number`` is what else would have been allowed, for the message.
+    """
+    endpoints = tuple(_endpoint(part) for part in text.split(">"))
+    found = tuple(end for end in endpoints if end is not None)
+    if len(found) < len(endpoints) or len(found) > 2:
+        raise ConfigError(f"--flow {text!r}: allowed is {_ALLOWED}{number}")
+    return Selection(found)
 
 
-def _endpoint(part: str, text: str) -> Endpoint:
+def _endpoint(part: str) -> Endpoint | None:
     match = _ENDPOINT.fullmatch(part.strip())
     if match is None or int(match[3]) > 65_535:
-        raise _wrong(text)
+        return None
     try:
         return str(ip_address(match[1] or match[2])), int(match[3])
     except ValueError:
-        raise _wrong(text) from None
-
-
-def _wrong(text: str) -> ConfigError:
-    return ConfigError(f"--flow {text!r}: allowed is {_ALLOWED}")
+        return None

@@ -64,6 +64,11 @@ class StandardOutput:
             written = os.write(self._descriptor, self._waiting[:_PIECE])
         except BrokenPipeError:
             self._give_up("has gone away: the trace is ended")
+        except OSError as error:
+            self._waiting.clear()
+            raise ZeroRttError(
+                f"stdout: {error.strerror}: the trace ends there, and can be read up to there"
+            ) from None
         del self._waiting[:written]
 
     def _give_up(self, why: str) -> NoReturn:

@@ -17,9 +17,9 @@ import subprocess
 from collections.abc import Iterator
 from typing import Self
 
+from nfq_zerortt import programs
 from nfq_zerortt.errors import ConfigError, ZeroRttError
 from nfq_zerortt.observe.capture import CaptureCounts, Spawn, Tcpdump
-from nfq_zerortt.testbed.commands import environment
 from nfq_zerortt.tracing.link_layer import LINUX_SLL2, SLL2_HEADER, look
 from nfq_zerortt.tracing.packets import Seen
 
@@ -121,7 +121,7 @@ class Taking:
 
 
 def _spawn(argv: list[str], **keywords: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(argv, env=environment(), **keywords)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(argv, env=programs.environment(), **keywords)  # type: ignore[call-overload,no-any-return]
 
 
 def _index(name: str) -> int:

@@ -12,7 +12,7 @@ def endpoint_name(endpoint: Endpoint) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def between(before: Packet, after: Packet) -> str:
+def later_by(before: Packet, after: Packet) -> str:
     """Return how much later one packet was seen than another."""
     return milliseconds((after.time_ns - before.time_ns) / 1e6)
 
@@ -23,8 +23,3 @@ def milliseconds(value: float) -> str:
         return f"{value / 1000:.1f} s"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{digits}f} ms"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from nfq_zerortt.config import Config
@@ -13,12 +13,11 @@ from nfq_zerortt.handler import Handler
 from nfq_zerortt.journal import Journal
 from nfq_zerortt.kernel.queue import PacketQueue
 from nfq_zerortt.slices import PAUSE_S
+from nfq_zerortt.starting import SIGNALS
 from nfq_zerortt.workers import orders, records
 from nfq_zerortt.workers.orders import Message
 
 _ROOM_S = 1.0
-IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""They concern the service, and so its first process, also when all of its processes get them."""
 
 Answers = Mapping[str, Callable[..., Iterator[Any]]]
 
@@ -47,7 +46,7 @@ class Worker:
         handler: Handler,
         journal: Journal,
         answers: Answers,
-        clear_away: Callable[[], None],
+        clear_away: Callable[[], Awaitable[None]],
     ) -> None:
         """``answers`` gives what may be asked of us.
 
@@ -63,9 +62,9 @@ class Worker:
 
     def run(self) -> None:
         """Handle packets; to be called right after the fork."""
-        for number in IGNORED:
+        for number in SIGNALS:  # the first process's to follow, also when all of them get one
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
@@ -92,15 +91,9 @@ class Worker:
                 self._handler.carrying.may_have_room()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guarded(work))
+        task = asyncio.get_running_loop().create_task(self._journal.guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception:
-            self._journal.fault()
 
     def _reply(self, message: Message) -> None:
         try:
@@ -166,7 +159,7 @@ class Worker:
         try:
             await self._handler.drain(0)
             if self._hire.number == 0:
-                self._clear_away()
+                await self._clear_away()
             self._handler.empty_queue()
         finally:
             self._done.set()

@@ -18,7 +18,7 @@ from support.many_clients import addresses, with_length
 from support.namespaces import inside
 from support.pair import Pair
 from support.peers import Peers, next_port
-from support.service import ENVIRONMENT, RunningService
+from support.service import ENVIRONMENT, ServiceProcess
 from support.testbeds import MakeTestbed, allowed_congestion_control, leftovers
 
 from nfq_zerortt.kernel.kernel_path import KernelPath
@@ -136,10 +136,10 @@ def network(testbed_factory: MakeTestbed) -> Testbed:
 
 
 @pytest.fixture(scope="module")
-def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The service with its defaults, shared by the tests of a module."""
     before = checksum_errors(network)
-    with RunningService(network, tmp_path_factory.mktemp("service")) as running:
+    with ServiceProcess(network, tmp_path_factory.mktemp("service")) as running:
         yield running
         assert queue_drops(network) == 0
     assert checksum_errors(network) == before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import sys
 import textwrap
+from pathlib import Path
 
 from support.chain import Chain, Namespace, cli, refusal
 
@@ -48,6 +50,16 @@ def test_check_warns_of_what_would_bite(host: Namespace) -> None:
         assert re.search(rf"^ok +{name} ", output, re.MULTILINE), output
 
 
+def test_to_be_root_is_a_remedy_for_those_who_are_not(host: Namespace) -> None:
+    said = """
+        from nfq_zerortt.kernel.features.feature import not_looked_at
+        print(not_looked_at("x", ZeroRttError("nft is broken")).remedy)
+    """
+    assert host.do(said) == "\n"
+    done = host.python(said, "setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    assert done.stdout.startswith("run as root")
+
+
 def test_check_sees_nat_in_nftables_too(host: Namespace) -> None:
     host.run("nft", "add table ip mynat; add chain ip mynat post "
              "{ type nat hook postrouting priority 100; }; "
@@ -84,8 +96,40 @@ def test_run_is_refused_a_queue_that_is_in_use(chain: Chain) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
         message = refusal(chain.router, "features.require_for_run('cl0', 'sv0', queue=4)")
-        assert message.startswith("2 --queue: 4 is in use in this namespace")
+        assert message.startswith("2 --queue: 4 is in use in this namespace by process ")
+        # That may change, so it is asked for often: before anything that takes long.
+        asked = "features.require_for_run('cl0', 'sv0', queue=4)"
+        assert refusal(chain.router, asked, "setpriv", "--bounding-set=-all") == message
+        # A user who may not read who has it sees at least that somebody has.
+        both = "+net_admin,+net_raw"
+        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                  f"--inh-caps={both}", f"--ambient-caps={both}")  # fmt: skip
+        message = refusal(chain.router, asked, *nobody)
+        assert message.startswith("2 --queue: 4 is in use in this namespace by another process")
+        free = refusal(chain.router, "features.require_for_run('cl0', 'sv0')", *nobody)
+        assert "queue" not in free
         assert refusal(chain.router, "features.require_for_run('cl0', 'sv0')") == "no objection"
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_run_says_what_it_could_not_look_at(chain: Chain, tmp_path: Path) -> None:
+    chain.router.run(
+        "iptables-legacy", "-t", "nat", "-A", "PREROUTING", "-p", "udp", "-j", "ACCEPT"
+    )
+    code = """
+        for one in features.warnings_for_run("cl0", "sv0"):
+            print(one.name, one.ok, one.detail, one.remedy, sep="; ")
+    """
+    lock = tmp_path / "lock"
+    locked_by = ("env", f"XTABLES_LOCKFILE={lock}")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        said = chain.router.python(code, *locked_by)
+    unknown = [line for line in said.stdout.splitlines() if "; None; " in line]
+    assert len(unknown) == 1, said.stdout + said.stderr
+    assert unknown[0].startswith("no NAT in the way; None; cannot be looked at: iptables-legacy ")
+    assert "(nor can firewall passes untracked" in unknown[0]
+    assert "see which program keeps the lock of iptables" in unknown[0]
+    assert "; None; " not in chain.router.python(code, *locked_by).stdout

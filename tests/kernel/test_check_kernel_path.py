@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.chain import Namespace, cli, namespaces
+from support.said import told
 
 PRIVILEGES = "-all,+net_admin,+net_raw"
 PROGRAMS, FILTERS = "kernel data path: programs", "kernel data path: filters"
@@ -20,13 +21,6 @@ def host() -> Iterator[Namespace]:
     with namespaces(1) as (one,):
         one.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         yield one
-
-
-def line(output: str, name: str) -> str:
-    """What is said of one thing, after its status."""
-    found = re.search(rf"^(\S+) +{re.escape(name)} +(.*)$", output, re.MULTILINE)
-    assert found is not None, output
-    return f"{found[1]}: {found[2]}"
 
 
 def reduced(more: str) -> tuple[str, ...]:
@@ -42,7 +36,7 @@ def test_where_nothing_is_missing(host: Namespace) -> None:
     status, output, _ = cli(host, "check")
     assert status == 0
     for name in ("kernel data path: libbpf", PROGRAMS, FILTERS, RESTART, MARK):
-        assert line(output, name).startswith("ok: "), output
+        assert told(output, name).startswith("ok: "), output
     assert output.splitlines()[-1].startswith(CARRIED)
 
 
@@ -52,24 +46,24 @@ def test_where_nothing_is_missing(host: Namespace) -> None:
 def test_without_privileges_flows_stay_in_python(host: Namespace, more: str, lacking: str) -> None:
     status, output, _ = cli(host, "check", prefix=reduced(more))
     assert status == 0, "the service runs without it"
-    assert line(output, PROGRAMS).startswith(f"warning: {lacking} is missing")
-    assert line(output, FILTERS) == "unknown: cannot be tried without the programs"
+    assert told(output, PROGRAMS).startswith(f"warning: {lacking} is missing")
+    assert told(output, FILTERS) == "unknown: cannot be tried without the programs"
     last = output.splitlines()[-1]
     assert last.startswith(f"Established flows are carried in Python: {lacking} is missing")
 
 
 def test_the_privileges_that_are_asked_for_suffice(host: Namespace) -> None:
     _, output, _ = cli(host, "check", prefix=reduced(",+bpf,+perfmon"))
-    assert line(output, PROGRAMS).startswith("ok: ")
-    assert line(output, FILTERS).startswith("ok: ")
-    assert "mount -t bpf" in line(output, RESTART)
+    assert told(output, PROGRAMS).startswith("ok: ")
+    assert told(output, FILTERS).startswith("ok: ")
+    assert "mount -t bpf" in told(output, RESTART)
     assert CARRIED in output
 
 
 def test_a_bpf_file_system_keeps_the_flows_without_cap_sys_admin(host: Namespace) -> None:
     mounted = in_a_shell("mount -t bpf bpf /sys/fs/bpf")
     _, output, _ = cli(host, "check", prefix=mounted + reduced(",+bpf,+perfmon"))
-    assert line(output, RESTART).startswith("ok: the flows of a process are kept in /sys/fs/bpf")
+    assert told(output, RESTART).startswith("ok: the flows of a process are kept in /sys/fs/bpf")
 
 
 def test_without_libbpf_it_says_what_to_install(host: Namespace) -> None:
@@ -79,8 +73,8 @@ def test_without_libbpf_it_says_what_to_install(host: Namespace) -> None:
     hidden = in_a_shell(f"mount --bind /dev/null $(readlink -f {file[1]})")
     status, output, _ = cli(host, "check", prefix=hidden)
     assert status == 0
-    assert re.match("warning: .*apt-get install libbpf1", line(output, "kernel data path: libbpf"))
-    assert line(output, FILTERS).startswith("unknown: ")
+    assert re.match("warning: .*apt-get install libbpf1", told(output, "kernel data path: libbpf"))
+    assert told(output, FILTERS).startswith("unknown: ")
     assert "carried in Python: libbpf is missing" in output.splitlines()[-1]
 
 

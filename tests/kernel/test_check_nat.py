@@ -91,15 +91,87 @@ def test_not_warned_of(warned: Warned, command: str, rule: str, ports: str) -> N
         ("meta l4proto udp masquerade", False),
         ("udp dport 53 redirect to :53", False),
         ("tcp dport { 8080, 9000-9100 } redirect to :3128", False),
+        # Named sets: what is in them is not looked at.
+        ("iifname @lan tcp dport 80 dnat to 10.99.2.9", True),
+        ("iifname != @lan tcp dport 80 dnat to 10.99.2.9", True),
+        ("meta l4proto @kinds dnat to 10.99.2.9", True),
     ],
 )
 def test_rules_of_nftables(warned: Warned, rule: str, met: bool) -> None:
     hook = "prerouting" if "dnat" in rule or "redirect" in rule else "postrouting"
     said = warned(
-        f"nft 'table ip n {{ chain c {{ type nat hook {hook} priority 0; {rule}; }}; }}'",
+        f"nft 'table ip n {{ set lan {{ type ifname; elements = {{ cl0 }}; }}; "
+        "set kinds { type inet_proto; elements = { tcp }; }; "
+        f"chain c {{ type nat hook {hook} priority 0; {rule}; }}; }}'",
         "80,443",
     )
     assert bool(said) is met, said
+
+
+def test_each_network_is_asked_for_once(chain: Chain, warned: Warned) -> None:
+    """Hosts of containers have a rule for each of their ports, and few networks."""
+    warned("; ".join(
+        f"{LEGACY} -A POSTROUTING -s 192.168.122.0/24 -p tcp --dport {port} -j MASQUERADE"
+        for port in range(80, 90)
+    ))  # fmt: skip
+    asked = chain.router.do("""
+        from nfq_zerortt.kernel import tools
+        from nfq_zerortt.kernel.features.translation import address_translation
+        run, asked = tools.run, []
+        tools.run = lambda argv: (asked.append(argv[0]), run(argv))[1]
+        address_translation("cl0", "sv0")
+        print(asked.count("ip"))
+    """)
+    assert asked == "2\n"
+
+
+def test_a_table_that_only_seems_to_be_that_of_iptables(warned: Warned) -> None:
+    """Its name is, but its chains are not: of these iptables-nft says nothing."""
+    chain = "type nat hook prerouting priority -100; iifname cl0 tcp dport 80 dnat to 10.99.2.9;"
+    assert "NAT rules (DNAT)" in warned(f"nft 'table ip nat {{ chain prerouting {{ {chain} }}; }}'")
+
+
+PUBLISHED = """
+{command} -N DOCKER
+{command} -A PREROUTING {local} -j DOCKER
+{command} -A OUTPUT ! -d 127.0.0.0/8 {local} -j DOCKER
+{command} -A POSTROUTING -s 192.168.122.0/24 ! -o virbr0 -j MASQUERADE
+{command} -A DOCKER -i virbr0 -j RETURN
+{command} -A DOCKER ! -i virbr0 -p tcp --dport 8080 -j {target}
+"""
+PUBLISHED_BY_NFT = """
+nft 'table ip n {{
+    chain published {{ iifname != "virbr0" tcp dport 8080 {target}; }}
+    chain c {{ type nat hook prerouting priority 0; {local} jump published; }}
+    chain o {{ type nat hook output priority 0; jump published; }}
+}}'
+"""
+
+
+@pytest.mark.parametrize("by_nft", [False, True])
+@pytest.mark.parametrize(
+    ("host", "local", "met"),
+    [
+        ("192.168.122.2", True, False),
+        ("192.168.122.2", False, True),
+        # Its answers come in by cl0, untracked.
+        ("10.99.1.2", True, True),
+        ("", True, False),
+    ],
+)
+def test_a_published_port(warned: Warned, by_nft: bool, host: str, local: bool, met: bool) -> None:
+    """As a program that runs containers sets it: for what is addressed to this router."""
+    if by_nft:
+        to = f"dnat to {host}:80" if host else "redirect to :3128"
+        only = "fib daddr type local" if local else ""
+        said = warned(PUBLISHED_BY_NFT.format(local=only, target=to))
+        assert bool(said) is met, said
+        return
+    to = f"DNAT --to-destination {host}:80" if host else "REDIRECT --to-ports 3128"
+    only = "-m addrtype --dst-type LOCAL" if local else ""
+    for command in (LEGACY, NFT):
+        said = warned(PUBLISHED.format(command=command, local=only, target=to))
+        assert bool(said) is met, (command, said)
 
 
 def test_it_is_true_of_a_third_interface(chain: Chain, warned: Warned) -> None:

@@ -1,7 +1,7 @@
 """The files for Grafana and Prometheus, in a real Prometheus that asks a real service.
 
-Grafana itself is no Debian package; CONTRIBUTING.md says how its own code was made to read and draw
-the dashboard.
+Grafana itself is no Debian package; CONTRIBUTING.md says how its own models are made to read the
+dashboard.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from support.namespaces import inside
 from support.peers import Peers, content, receive
-from support.service import COMMAND, ENVIRONMENT, RunningService
+from support.service import COMMAND, ENVIRONMENT, ServiceProcess
 from support.waiting import until
 
 from nfq_zerortt.testbed.network import Testbed
@@ -115,7 +115,7 @@ def prometheus(network: Testbed, tmp_path: Path) -> Iterator[Prometheus]:
         *("--storage.tsdb.path", tmp_path / "data", "--web.listen-address", "127.0.0.1:9090"),
     )
     with (
-        RunningService(network, tmp_path, control_socket=str(control)) as service,
+        ServiceProcess(network, tmp_path, control_socket=str(control)) as service,
         running(network, tmp_path, "metrics", *serve),
         running(network, tmp_path, "prometheus", *scrape) as said,
     ):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support.addresses import IPV4
+from support.said import told
 from support.systemd_host import SystemdHost
 from support.transfers import Transfers
 from support.waiting import until
@@ -321,27 +322,20 @@ AS_THE_SERVICE = (
 )
 
 
-def line(output: str, name: str) -> str:
-    """What is said of one thing, with its status before it."""
-    found = re.search(rf"^(\S+) +{re.escape(name)} +(.*)$", output, re.MULTILINE)
-    assert found is not None, output
-    return f"{found[1]}: {found[2]}"
-
-
 def test_check_says_what_the_user_of_the_service_lacks(host: SystemdHost) -> None:
     said = host.run(*AS_THE_SERVICE.split())
-    assert line(said, "CAP_NET_ADMIN").startswith("ok")
-    assert line(said, "iptables lock") == "ok: can be taken"
-    assert line(said, "kernel data path: programs").startswith("ok")
-    assert "/sys/fs/bpf may not be written to" in line(said, "kernel data path: restart")
-    assert "LimitRTPRIO=5" in line(said, "realtime scheduling")
+    assert told(said, "CAP_NET_ADMIN").startswith("ok")
+    assert told(said, "iptables lock") == "ok: can be taken"
+    assert told(said, "kernel data path: programs").startswith("ok")
+    assert "/sys/fs/bpf may not be written to" in told(said, "kernel data path: restart")
+    assert "LimitRTPRIO=5" in told(said, "realtime scheduling")
     host.run("chmod", "600", "/run/xtables.lock")
     try:
         done = host.try_to(*AS_THE_SERVICE.split())
     finally:
         host.run("systemd-tmpfiles", "--create", "nfq-zerortt.conf")
     assert done.returncode == 3
-    assert "missing: this user may not take the lock" in line(done.stdout, "iptables lock")
+    assert "missing: this user may not take the lock" in told(done.stdout, "iptables lock")
     host.run(*AS_THE_SERVICE.split())
 
 
@@ -350,8 +344,8 @@ def test_check_in_the_sandbox_itself(host: SystemdHost) -> None:
             "ExecStart=/usr/bin/nfq-zerortt check")  # fmt: skip
     host.run("systemctl", "start", "nfq-zerortt")
     said = host.journal()
-    assert "/run/nfq-zerortt/bpf" in line(said, "kernel data path: restart")
-    assert line(said, "kernel data path: restart").startswith("ok")
-    assert line(said, "NFQUEUE").startswith("unknown"), "no namespace to try it in"
+    assert "/run/nfq-zerortt/bpf" in told(said, "kernel data path: restart")
+    assert told(said, "kernel data path: restart").startswith("ok")
+    assert told(said, "NFQUEUE").startswith("unknown"), "no namespace to try it in"
     assert "What could not be tried, and will show at its start: NFQUEUE" in said
     assert "The service can run here." in said

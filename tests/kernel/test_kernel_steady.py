@@ -13,7 +13,7 @@ from support.checker import check_captures
 from support.counters import queued
 from support.peers import LINGER_0, Peers, content, digest, receive, receive_all, sending, transfer
 from support.reading import Read
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.waiting import until
 
 from nfq_zerortt.testbed.network import Testbed
@@ -33,7 +33,7 @@ def test_no_packet_of_a_carried_flow_comes_to_the_queue(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
     up, down = content(SIZE, 1), content(SIZE, 2)
-    with RunningService(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
+    with ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
         client, server = peers.pair(port)
         assert service.event("flow.established", port=port)["data_path"] == "kernel"
         transfer(client, server, b"request")
@@ -59,7 +59,7 @@ def test_packets_keep_their_order_at_the_hand_over(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """Flows are handed over while data goes both ways: none overtakes another."""
-    with RunningService(network, tmp_path, *KERNEL) as service:
+    with ServiceProcess(network, tmp_path, *KERNEL) as service:
         listener = peers.listen(port)
         with Captures(network, tmp_path, port) as captures:
             for number in range(20):
@@ -94,7 +94,7 @@ def test_a_server_learns_of_a_narrow_link_behind_us(
 ) -> None:
     """This router itself says so, about segments that the program has renumbered before."""
     down = content(200_000)
-    with RunningService(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
+    with ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
         client, server = peers.pair(port)
         transfer(client, server, b"request")
         transfer(server, client, b"answer")
@@ -124,7 +124,7 @@ def forget_path_mtu(network: Testbed, family: Family) -> None:
 def test_a_reset_ends_a_carried_flow(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
-    with RunningService(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
+    with ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
         client, server = peers.pair(port)
         transfer(client, server, b"request")
         transfer(server, client, b"answer")
@@ -141,7 +141,7 @@ def test_a_reset_ends_a_carried_flow(
 def test_a_port_used_again_begins_a_new_flow(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
-    with RunningService(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
+    with ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control)) as service:
         listener = peers.listen(port)
         source_port = 0
         for number in range(1, 4):
@@ -165,7 +165,7 @@ def test_a_connection_that_was_there_before_us_is_kept_from_the_queue(
 ) -> None:
     client, server = peers.pair(port)
     transfer(client, server, b"before")
-    with RunningService(network, tmp_path, *KERNEL) as service:
+    with ServiceProcess(network, tmp_path, *KERNEL) as service:
         transfer(client, server, b"x" * 5000)
         transfer(server, client, b"y" * 5000)
         assert service.event("flow.bypassed", port=port)["reason"] == "mid_stream"

@@ -10,7 +10,7 @@ import pytest
 from support.addresses import FAMILIES, IPV4, Family
 from support.carried import KERNEL, command, filters, flows, until_settled
 from support.peers import LINGER_0, Peers, transfer
-from support.service import BOTH_SIDES, RunningService, rules
+from support.service import BOTH_SIDES, ServiceProcess, rules
 from support.transfers import Transfers
 
 from nfq_zerortt.testbed.network import Testbed
@@ -33,7 +33,7 @@ def abort(end: socket.socket, other: socket.socket) -> None:
 def test_killed_in_the_middle_of_transfers(
     network: Testbed, family: Family, port: int, control: Path, tmp_path: Path
 ) -> None:
-    first = RunningService(network, tmp_path, *KERNEL, control_socket=str(control))
+    first = ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control))
     first.start()
     with Transfers.going(network, family, port, COUNT) as transfers:
         until_settled(network, control, port, COUNT)
@@ -44,7 +44,7 @@ def test_killed_in_the_middle_of_transfers(
         client, server = peers.pair(port + 1)
         transfer(client, server, b"direct")
         peers.close()
-        with RunningService(network, tmp_path, *KERNEL, control_socket=str(control)) as second:
+        with ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control)) as second:
             assert second.event("service.flows_adopted")["flows"] == COUNT
             shown = {flow["client"]: flow for flow in flows(network, control)}
             assert len(shown) == COUNT
@@ -73,14 +73,14 @@ def test_stopped_and_started_again(
     network: Testbed, port: int, control: Path, tmp_path: Path
 ) -> None:
     """As systemd restarts it: SIGTERM resets no flow that the kernel carries."""
-    first = RunningService(network, tmp_path, *KERNEL, control_socket=str(control))
+    first = ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control))
     first.start()
     with Transfers.going(network, IPV4, port, COUNT) as transfers:
         until_settled(network, control, port, COUNT)
         first.stop()
         assert first.event("service.stopped")["flows_left"] == COUNT
         assert "zerortt_client" in filters(network)
-        with RunningService(network, tmp_path, *KERNEL, control_socket=str(control)) as second:
+        with ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control)) as second:
             told = transfers.end()
             assert (told["complete"], told["failed"]) == (COUNT, [])
             second.wait_for("flow.closed", port=port, count=COUNT)
@@ -91,7 +91,7 @@ def test_stopped_and_started_again(
 def test_ends_that_no_process_saw_are_reported_by_the_next(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
-    first = RunningService(network, tmp_path, *KERNEL, control_socket=str(control))
+    first = ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control))
     first.start()
     listener = peers.listen(port)
     ends = [(peers.connect(port), peers.accept(listener)) for _ in range(3)]
@@ -105,7 +105,7 @@ def test_ends_that_no_process_saw_are_reported_by_the_next(
         side.close()
     abort(other, other_server)
     control.unlink()
-    with RunningService(network, tmp_path, *KERNEL, control_socket=str(control)) as second:
+    with ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control)) as second:
         closed = second.wait_for("flow.closed", port=port, count=2)
         assert len(closed) == 2
         assert {event["bytes_to_server"] for event in closed} == {3000}
@@ -122,7 +122,7 @@ def test_a_port_used_again_while_no_process_runs_is_a_direct_connection(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
     """The entry of the flow that was there before must not renumber it."""
-    service = RunningService(network, tmp_path, *KERNEL, control_socket=str(control))
+    service = ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control))
     service.start()
     listener = peers.listen(port)
     client, server = peers.connect(port), peers.accept(listener)
@@ -140,14 +140,14 @@ def test_a_port_used_again_while_no_process_runs_is_a_direct_connection(
 def test_the_python_path_takes_flows_back(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
-    first = RunningService(network, tmp_path, *KERNEL, control_socket=str(control))
+    first = ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control))
     first.start()
     client, server = peers.pair(port)
     transfer(client, server, b"by the kernel")
     until_settled(network, control, port, 1)
     first.kill()
     control.unlink()
-    with RunningService(network, tmp_path, "--data-path", "python") as second:
+    with ServiceProcess(network, tmp_path, "--data-path", "python") as second:
         assert second.event("service.flows_adopted")["flows"] == 1
         assert "zerortt" not in filters(network)
         transfer(client, server, b"by Python" * 1000)
@@ -160,7 +160,7 @@ def test_the_python_path_takes_flows_back(
 def test_rules_remove_takes_the_flows_of_a_dead_service_away(
     network: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
-    service = RunningService(network, tmp_path, *KERNEL, control_socket=str(control))
+    service = ServiceProcess(network, tmp_path, *KERNEL, control_socket=str(control))
     service.start()
     client, server = peers.pair(port)
     transfer(client, server, b"by the kernel")
@@ -176,7 +176,7 @@ def test_rules_remove_takes_the_flows_of_a_dead_service_away(
 def test_a_second_service_on_the_same_queue_takes_nothing_away(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
-    with RunningService(network, tmp_path, *KERNEL) as service:
+    with ServiceProcess(network, tmp_path, *KERNEL) as service:
         client, server = peers.pair(port)
         transfer(client, server, b"one")
         done = command(network, "run", *BOTH_SIDES, *KERNEL, "--control-socket", "")

@@ -99,7 +99,7 @@ def test_removing_twice_or_where_nothing_was_is_fine(host: Namespace) -> None:
 def test_looking_and_removing_bring_no_table_to_life(host: Namespace) -> None:
     names = "/proc/net/ip_tables_names"
     with namespaces(1) as (empty,):
-        empty.do("for_removal(0).remove(); assert not rules().applied()")
+        empty.do("for_removal(0).remove(); assert rules().missing()")
         assert empty.run("cat", names) == ""
         empty.do("rules().apply()")
         assert sorted(empty.run("cat", names).split()) == ["mangle", "raw"]  # and not nat
@@ -116,7 +116,7 @@ def test_after_a_crash_a_new_start_replaces_what_was_left(host: Namespace) -> No
     assert crashed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
     assert "old0" in host.saved()
     assert "old0" in host.saved("6")
-    host.do("r = rules('new0', 'new1', '8080'); r.apply(); assert r.applied()")
+    host.do("r = rules('new0', 'new1', '8080'); r.apply(); assert not r.missing()")
     assert "old" not in host.saved()
     assert "443" not in host.saved()
     assert "old" not in host.saved("6")
@@ -149,8 +149,8 @@ def test_services_with_different_queues_do_not_disturb_each_other(host: Namespac
     first = host.saved()
     # Queue 11 begins like queue 1: names must be compared whole.
     host.do("rules('b0', 'b1', '80', queue=11).apply(); rules('a0', 'a1', queue=1).apply()")
-    host.do("assert rules('a0', 'a1', queue=1).applied()")
-    host.do("assert rules('b0', 'b1', '80', queue=11).applied(); for_removal(11).remove()")
+    host.do("assert not rules('a0', 'a1', queue=1).missing()")
+    host.do("assert not rules('b0', 'b1', '80', queue=11).missing(); for_removal(11).remove()")
     assert host.saved() == first
     host.do("for_removal(1).remove()")
     assert host.saved() == before
@@ -161,7 +161,7 @@ def test_the_printed_rules_do_the_same_through_iptables_restore(host: Namespace)
     host.run("iptables-legacy-restore", "--noflush", stdin=text)
     assert "ZERORTT" not in host.saved("6")
     host.run("ip6tables-legacy-restore", "--noflush", stdin=text)
-    host.do("assert rules(ports='80,443').applied()")
+    host.do("assert not rules(ports='80,443').missing()")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_somebody_changed_is_noticed_and_mended(
     whole = host.saved()
     host.run("iptables-legacy", *change)
     assert difference in host.do("print(rules().missing())")
-    host.do("rules().apply(); assert rules().applied()")
+    host.do("rules().apply(); assert not rules().missing()")
     assert host.saved() == whole
 
 

@@ -285,6 +285,36 @@ def test_an_nftables_firewall_is_named_with_a_rule_for_nft(chain: Chain) -> None
         assert chain.fetch(SERVER6, 80) == "hello"
 
 
+@pytest.mark.parametrize(
+    ("table", "name", "rule"),
+    [
+        # Beyond what iptables-nft can list, so its own list of the table says nothing.
+        ("ip filter", "FORWARD", "update @seen { ip saddr }"),
+        # A name as of iptables, where iptables has no chains.
+        ("inet filter", "FORWARD", "ct state established,related accept"),
+        # The chain of somebody else in a table of that name.
+        ("ip filter", "forward", "ct state established,related accept"),
+    ],
+)
+def test_a_chain_forward_that_iptables_does_not_list_is_looked_at(
+    chain: Chain, table: str, name: str, rule: str
+) -> None:
+    chain.router.do("rules().apply()")  # beside legacy tables iptables-nft warns before it fails
+    chain.router.run("nft", "-f", "-", stdin=f"""
+        table {table} {{
+          set seen {{ type ipv4_addr; flags dynamic; size 99; }}
+          chain {name} {{ type filter hook forward priority filter; policy drop; {rule}; }}
+        }}
+    """)  # fmt: skip
+    detail, remedy = warning(chain)
+    assert f"nft chain {table} {name}" in detail
+    for command in remedy.split("; "):
+        chain.router.run(*command.split())
+    assert warning(chain) == []
+    with chain.listening(chain.server, 80):
+        assert chain.fetch(SERVER, 80) == "hello"
+
+
 def test_check_speaks_of_the_ipv6_firewall(chain: Chain) -> None:
     chain.router.run("ip6tables-legacy", "-P", "FORWARD", "DROP")
     _, output, _ = cli(chain.router, "check")

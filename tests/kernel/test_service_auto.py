@@ -16,7 +16,7 @@ from support.fast_open import SYSCTL, FastOpened, check_fast_open
 from support.judge.links import check_untouched
 from support.peers import Peers, content, receive, receive_all
 from support.reading import Side, connections
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import sysctls
 
 from nfq_zerortt.testbed.network import Testbed
@@ -72,12 +72,12 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The service with these settings, shared by the tests of this file."""
     directory = tmp_path_factory.mktemp("service")
     config = directory / "config.toml"
     config.write_text(SETTINGS, encoding="utf-8")
-    with RunningService(network, directory, "--config", str(config)) as running:
+    with ServiceProcess(network, directory, "--config", str(config)) as running:
         yield running
 
 
@@ -105,7 +105,7 @@ def waited(near: Side, far: Side) -> bool:
 @believed_to_speak_at_once
 @pytest.mark.parametrize("mode", ["0x402", "0x0"])
 def test_first_contact_asks_and_does_not_wait(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
 ) -> None:
     """Then the server's own way is followed: its cookie, or nothing of the kind."""
     first, second, third = exchanged(network, peers, port, tmp_path, [GET] * 3, mode=mode)
@@ -124,7 +124,7 @@ def test_first_contact_asks_and_does_not_wait(
 
 
 def test_server_that_wants_no_cookie_is_found_out(
-    service: RunningService, network: Testbed, peers: Peers, port: int
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int
 ) -> None:
     """It gives none, so auto tries, where clients speak at once; on a busy machine some do not."""
     with sysctls(network, "server", {SYSCTL: "0x602"}):
@@ -142,7 +142,7 @@ def test_server_that_wants_no_cookie_is_found_out(
 
 @pytest.mark.parametrize("mode", ["0x402", "0x0"])
 def test_server_that_speaks_first_is_never_waited_for(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
 ) -> None:
     with sysctls(network, "server", {SYSCTL: mode}), Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
@@ -169,7 +169,7 @@ def test_server_that_speaks_first_is_never_waited_for(
 
 @believed_to_speak_at_once
 def test_what_may_be_said_twice_and_what_may_not(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     hello = client_hello()
     requests = [GET, GET, POST, hello, b"HEAD / HTTP/1.0\r\n\r\n", b"\x16\x03anything"]
@@ -180,7 +180,7 @@ def test_what_may_be_said_twice_and_what_may_not(
 
 @believed_to_speak_at_once
 def test_long_client_hello_goes_as_far_as_a_segment_does(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """As with post-quantum key shares: two segments."""
     hello = client_hello() + content(1500)
@@ -190,7 +190,7 @@ def test_long_client_hello_goes_as_far_as_a_segment_does(
 
 
 def test_other_ports_are_played_as_by_hold(
-    service: RunningService, network: Testbed, peers: Peers, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, tmp_path: Path
 ) -> None:
     """Nothing is asked and nothing is kept back, however early the client speaks."""
     port = next(_PORTS) - 20_000
@@ -207,7 +207,7 @@ def test_other_ports_are_played_as_by_hold(
 
 
 def test_destinations_have_strategies_of_their_own(
-    service: RunningService, network: Testbed, peers: Peers, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, tmp_path: Path
 ) -> None:
     """What is said does not matter where the administrator has chosen fastopen."""
     captured = {}
@@ -230,7 +230,7 @@ def test_destinations_have_strategies_of_their_own(
 
 @believed_to_speak_at_once
 def test_one_client_that_says_nothing_does_not_spoil_it_for_the_others(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """A browser opens connections before it needs them."""
     with (
@@ -251,7 +251,7 @@ def test_one_client_that_says_nothing_does_not_spoil_it_for_the_others(
 
 @believed_to_speak_at_once
 def test_sides_agree_on_who_spoke_when(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The judge of waiting is right: at the second contact the SYN does wait."""
     with (

@@ -16,7 +16,7 @@ from support.captures import Captures
 from support.crafted import FIRST_ID, fuzzed, malformed, send
 from support.judge.links import check_untouched
 from support.peers import Peers, content, receive_all, transfer
-from support.service import RunningService
+from support.service import ServiceProcess
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -36,7 +36,7 @@ class Passed:
 
     without: dict[str, bytes]
     through: dict[str, bytes]
-    service: RunningService
+    service: ServiceProcess
 
 
 def send_all(network: Testbed, directory: Path) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ def send_all(network: Testbed, directory: Path) -> dict[str, bytes]:
 def passed(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
     directory = tmp_path_factory.mktemp("bad")
     without = send_all(network, directory / "without")
-    with RunningService(network, directory, "--log-level", "debug") as service:
+    with ServiceProcess(network, directory, "--log-level", "debug") as service:
         through = send_all(network, directory / "through")
         yield Passed(without, through, service)
 
@@ -66,7 +66,7 @@ def test_connection_from_before_the_service_goes_on(
 ) -> None:
     client, server = peers.pair(port)
     transfer(client, server, content(3000))
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         with Captures(network, tmp_path, port) as captures:
             transfer(client, server, content(50_000))
             transfer(server, client, content(50_000))

@@ -14,7 +14,7 @@ from support.captures import Captures
 from support.checker import check_captures
 from support.judge.links import check_untouched
 from support.peers import Peers, content, receive, receive_all, sending, transfer
-from support.service import Event, RunningService, rules
+from support.service import Event, ServiceProcess, rules
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -35,9 +35,9 @@ class Configured:
     def __init__(self, network: Testbed, directory: Path) -> None:
         self._file = directory / "config.toml"
         options = ("--config", str(self._file), "--strategy", "hold")
-        self.service = RunningService(network, directory, *options)
+        self.service = ServiceProcess(network, directory, *options)
 
-    def start(self, text: str) -> RunningService:
+    def start(self, text: str) -> ServiceProcess:
         self._write(text)
         self.service.start()
         return self.service
@@ -69,14 +69,14 @@ def configured(network: Testbed, tmp_path: Path) -> Iterator[Configured]:
         made.service.stop()
 
 
-def played(service: RunningService, port: int) -> list[str]:
+def played(service: ServiceProcess, port: int) -> list[str]:
     """Return what became of the connections to a port: a strategy, or why they were left alone."""
     names = ("flow.established", "flow.bypassed")
     events = [event for event in service.events(port=port) if event["event"] in names]
     return [event.get("strategy") or event["reason"] for event in events]
 
 
-def expect(service: RunningService, port: int, *wanted: str) -> None:
+def expect(service: ServiceProcess, port: int, *wanted: str) -> None:
     name = "flow.bypassed" if wanted[-1] not in ("hold", "observe") else "flow.established"
     service.wait_for(name, port=port)
     assert [what for what in played(service, port) if what != "mid_stream"] == list(wanted)

@@ -24,13 +24,14 @@ from support.peers import (
     Peers,
     content,
     digest,
+    expect_reset,
     receive,
     receive_all,
     sending,
     transfer,
 )
 from support.reading import FIN, RST, SYN, connections
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import sysctls, wan
 from support.waiting import PATIENCE_S, until
 
@@ -64,7 +65,7 @@ def flags_up(found: Translated) -> int:
 
 @pytest.mark.parametrize("size", [1, 1440, 1441, LARGE])
 def test_request_and_answer(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, size: int
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path, size: int
 ) -> None:
     request, answer = content(size, 1), content(size, 2)
     with Captures(network, tmp_path, port) as captures:
@@ -87,7 +88,7 @@ def test_request_and_answer(
 
 
 def test_both_ways_at_once(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     up, down = content(LARGE, 1), content(LARGE, 2)
     with Captures(network, tmp_path, port) as captures:
@@ -102,7 +103,7 @@ def test_both_ways_at_once(
 
 
 def test_client_is_connected_before_the_server_knows(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with wan(network, FAR_RTT_MS), Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
@@ -120,7 +121,7 @@ def test_client_is_connected_before_the_server_knows(
 
 
 def test_many_at_once(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """Connections that overlap: nobody gets another's bytes, or numbers."""
     requests = [content(2000, seed) for seed in range(MANY)]
@@ -143,7 +144,7 @@ def test_many_at_once(
 
 
 def test_server_speaks_first(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     greeting, command = content(3000, 1), content(500, 2)
     with Captures(network, tmp_path, port) as captures:
@@ -159,7 +160,7 @@ def test_server_speaks_first(
 
 
 def test_client_shuts_down_writing_and_gets_the_answer(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     answer = content(LARGE // 4)
     with Captures(network, tmp_path, port) as captures:
@@ -176,7 +177,7 @@ def test_client_shuts_down_writing_and_gets_the_answer(
 
 
 def test_client_sends_and_closes_before_the_server_answers(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     request = content(5000)
     with wan(network, FAR_RTT_MS), Captures(network, tmp_path, port) as captures:
@@ -194,7 +195,7 @@ def test_client_sends_and_closes_before_the_server_answers(
 
 
 def test_server_shuts_down_writing_and_gets_more(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     upload = content(LARGE // 4)
     with Captures(network, tmp_path, port) as captures:
@@ -211,7 +212,7 @@ def test_server_shuts_down_writing_and_gets_more(
 
 
 def test_both_close_at_once(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         client, server = peers.pair(port)
@@ -229,7 +230,7 @@ def test_both_close_at_once(
 
 
 def test_no_byte_at_all(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         client, server = peers.pair(port)
@@ -240,14 +241,8 @@ def test_no_byte_at_all(
     assert (found.sent, found.answered) == (b"", b"")
 
 
-def expect_reset(end: socket.socket) -> None:
-    """The connection must be reset, not closed, and not hang."""
-    with pytest.raises(ConnectionResetError):
-        receive_all(end)
-
-
 def test_client_resets(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         client, server = peers.pair(port)
@@ -262,7 +257,7 @@ def test_client_resets(
 
 
 def test_server_resets(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         client, server = peers.pair(port)
@@ -275,7 +270,7 @@ def test_server_resets(
 
 
 def test_server_with_unread_data_resets(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         client, server = peers.pair(port)
@@ -288,7 +283,7 @@ def test_server_with_unread_data_resets(
 
 @pytest.mark.parametrize("data", [b"", b"data that is given up"])
 def test_client_resets_before_the_server_answers(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -314,7 +309,7 @@ def test_client_resets_before_the_server_answers(
 
 @pytest.mark.parametrize("data", [b"", b"data for nobody"])
 def test_refused_port_is_an_error_at_once(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -337,7 +332,7 @@ def test_refused_port_is_an_error_at_once(
 
 
 def test_same_ports_again_at_once(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The server closes first and keeps TIME_WAIT; the client may use its port again."""
     listener = peers.listen(port)
@@ -362,7 +357,7 @@ def test_same_ports_again_at_once(
 
 
 def test_same_ports_again_after_a_reset(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     listener = peers.listen(port)
     source = 40_000 + port % 20_000
@@ -380,7 +375,7 @@ def test_same_ports_again_after_a_reset(
 
 
 def test_same_ports_while_the_client_is_in_time_wait(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """With tcp_tw_reuse the kernel itself takes a port in TIME_WAIT again, after a second."""
     listener = peers.listen(port)
@@ -423,7 +418,7 @@ def wait_until_full(reader: socket.socket) -> None:
 
 @pytest.mark.parametrize("slow", ["server", "client"])
 def test_zero_window(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 from support.addresses import IPV6
+from support.fast_open import COOKIES_FOR_ALL
 from support.peers import REQUEST, Peers, content, transfer
-from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, RunningService
+from support.said import one_line
+from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, ServiceProcess
 from support.settings import sysctls
 from support.waiting import until
 
@@ -25,8 +27,6 @@ from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.observe.control_client import ask
 from nfq_zerortt.testbed.network import Testbed
 
-COOKIES_FOR_ALL = {"net.ipv4.tcp_fastopen": "0x402"}
-"""Every listening socket does Fast Open, with cookies (PROTOCOL: ip-sysctl.rst)."""
 FAST_OPEN_PORT = 8080
 REFUSING_PORT = 19
 
@@ -37,9 +37,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def running(network: Testbed, tmp_path: Path, path: Path) -> Iterator[RunningService]:
+def running(network: Testbed, tmp_path: Path, path: Path) -> Iterator[ServiceProcess]:
     python = ("--data-path", "python")  # the kernel's flows: test_kernel_survival.py
-    with RunningService(network, tmp_path, *python, control_socket=str(path)) as service:
+    with ServiceProcess(network, tmp_path, *python, control_socket=str(path)) as service:
         yield service
 
 
@@ -61,14 +61,6 @@ def told(path: Path, *options: str) -> Any:
     return json.loads(done.stdout)
 
 
-def one_line(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
-    assert done.returncode == status, done.stderr
-    assert done.stdout == ""
-    assert re.fullmatch(r"nfq-zerortt: [^\n]+\n", done.stderr), done.stderr
-    for word in words:
-        assert word in done.stderr
-
-
 def exchange(peers: Peers, port: int) -> None:
     """Make a connection whose client speaks at once, and close it."""
     for end in peers.asked_and_answered(port):
@@ -79,7 +71,7 @@ def exchange(peers: Peers, port: int) -> None:
 
 
 def test_flows_are_told_as_the_log_tells_them(
-    running: RunningService, network: Testbed, peers: Peers, port: int, path: Path
+    running: ServiceProcess, network: Testbed, peers: Peers, port: int, path: Path
 ) -> None:
     assert told(path) == []
     assert flows(path).stdout == "no flows\n"
@@ -113,7 +105,7 @@ def test_flows_are_told_as_the_log_tells_them(
 
 
 def test_a_terminal_of_80_columns(
-    running: RunningService, network: Testbed, peers: Peers, port: int, path: Path
+    running: ServiceProcess, network: Testbed, peers: Peers, port: int, path: Path
 ) -> None:
     six = Peers(network, IPV6)
     peers.pair(port)
@@ -139,7 +131,7 @@ def test_a_terminal_of_80_columns(
 
 @pytest.mark.parametrize("options", [("--json",), ()])
 def test_watching_goes_on_until_interrupted(
-    running: RunningService, peers: Peers, port: int, path: Path, options: tuple[str, ...]
+    running: ServiceProcess, peers: Peers, port: int, path: Path, options: tuple[str, ...]
 ) -> None:
     watching = subprocess.Popen(
         (*COMMAND, "flows", "--control-socket", str(path), "--watch", *options),
@@ -168,7 +160,7 @@ def test_watching_goes_on_until_interrupted(
 def test_who_watches_is_told_when_the_service_ends(
     network: Testbed, tmp_path: Path, path: Path
 ) -> None:
-    service = RunningService(network, tmp_path, control_socket=str(path))
+    service = ServiceProcess(network, tmp_path, control_socket=str(path))
     service.start()
     watching = subprocess.Popen(
         (*COMMAND, "flows", "--control-socket", str(path), "--watch", "--json"),
@@ -194,7 +186,7 @@ def test_who_watches_is_told_when_the_service_ends(
 
 @pytest.mark.alone  # how soon the client speaks is told, too
 def test_what_was_learned_is_told_and_can_be_forgotten(
-    running: RunningService, network: Testbed, peers: Peers, path: Path
+    running: ServiceProcess, network: Testbed, peers: Peers, path: Path
 ) -> None:
     assert told(path, "--learned") == []
     assert flows(path, "--learned").stdout == "nothing was learned yet\n"
@@ -229,7 +221,7 @@ def test_what_was_learned_is_told_and_can_be_forgotten(
     refused(running, peers, "flow.synack_spoofed")
 
 
-def refused(service: RunningService, peers: Peers, event: str) -> None:
+def refused(service: ServiceProcess, peers: Peers, event: str) -> None:
     """Connect to a port where nobody listens; that must have this event once more."""
     before = len(service.events(event, port=REFUSING_PORT))
     client = peers.tcp("client")
@@ -246,13 +238,13 @@ def test_a_cookie_is_used_after_a_restart(
     state = tmp_path / "state"
     options = ("--state-file", str(state))
     with sysctls(network, "server", COOKIES_FOR_ALL):
-        with RunningService(network, tmp_path, *options, control_socket=str(path)) as first:
+        with ServiceProcess(network, tmp_path, *options, control_socket=str(path)) as first:
             assert first.events("service.learned_restored") == []
             exchange(peers, FAST_OPEN_PORT)
             assert first.event("flow.syn_forwarded", port=FAST_OPEN_PORT)["fast_open"] == "request"
             (before,) = told(path, "--learned")
         assert stat.S_IMODE(state.stat().st_mode) == 0o600
-        with RunningService(network, tmp_path, *options, control_socket=str(path)) as second:
+        with ServiceProcess(network, tmp_path, *options, control_socket=str(path)) as second:
             assert second.event("service.learned_restored")["records"] == 3
             (after,) = told(path, "--learned")
             assert after["cookies"][0]["cookie"] == before["cookies"][0]["cookie"]
@@ -279,7 +271,7 @@ def test_a_state_file_that_is_no_good_is_a_warning(
 ) -> None:
     state = tmp_path / "state"
     state.write_text(text)
-    with RunningService(network, tmp_path, "--state-file", str(state)) as service:
+    with ServiceProcess(network, tmp_path, "--state-file", str(state)) as service:
         (warning,) = [e for e in service.events("service.warning") if e["about"] == "state_file"]
     assert words in warning["warning"]
     assert str(state) in warning["warning"]
@@ -289,7 +281,7 @@ def test_a_state_file_that_cannot_be_written_is_a_warning(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     state = tmp_path / "none" / "state"
-    service = RunningService(network, tmp_path, "--state-file", str(state))
+    service = ServiceProcess(network, tmp_path, "--state-file", str(state))
     service.start()
     exchange(peers, port)
     service.stop()
@@ -307,19 +299,19 @@ def test_nobody_is_there(path: Path) -> None:
 def test_the_socket_comes_and_goes_with_the_service(
     network: Testbed, tmp_path: Path, path: Path
 ) -> None:
-    crashed = RunningService(network, tmp_path, control_socket=str(path))
+    crashed = ServiceProcess(network, tmp_path, control_socket=str(path))
     crashed.start()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     crashed.kill()
     assert path.is_socket(), "the crash was meant to leave it behind"
     one_line(flows(path), 1, "no service answers")
-    with RunningService(network, tmp_path, control_socket=str(path)):
+    with ServiceProcess(network, tmp_path, control_socket=str(path)):
         assert told(path) == []
     assert not path.exists()
 
 
 def test_a_living_services_socket_is_not_taken(
-    running: RunningService, network: Testbed, path: Path
+    running: ServiceProcess, network: Testbed, path: Path
 ) -> None:
     assert running.process is not None
     options = (*BOTH_SIDES, "--queue", "77", "--no-rules", "--control-socket", str(path))
@@ -341,8 +333,8 @@ def run_in_vain(network: Testbed, *options: str) -> subprocess.CompletedProcess[
 
 def test_without_the_default_path_it_goes_on(network: Testbed, tmp_path: Path) -> None:
     """Only one can have it; perhaps neither, for further services may run on this machine."""
-    first = RunningService(network, tmp_path, "--queue", "70", "--no-rules", control_socket=None)
-    second = RunningService(network, tmp_path, "--queue", "71", "--no-rules", control_socket=None)
+    first = ServiceProcess(network, tmp_path, "--queue", "70", "--no-rules", control_socket=None)
+    second = ServiceProcess(network, tmp_path, "--queue", "71", "--no-rules", control_socket=None)
     with first, second:
         warnings = [
             event
@@ -357,7 +349,7 @@ def test_without_the_default_path_it_goes_on(network: Testbed, tmp_path: Path) -
 
 
 def test_without_a_control_socket(network: Testbed, tmp_path: Path) -> None:
-    with RunningService(network, tmp_path, control_socket="") as service:
+    with ServiceProcess(network, tmp_path, control_socket="") as service:
         about = {event["about"] for event in service.events("service.warning")}
         assert "control_socket" not in about
 
@@ -373,7 +365,7 @@ def test_it_cannot_be_changed_while_running(network: Testbed, tmp_path: Path, pa
     settings = tmp_path / "config.toml"
     settings.write_text(f'control_socket = "{path}"\n')
     options = ("--config", str(settings))
-    with RunningService(network, tmp_path, *options, control_socket=None) as service:
+    with ServiceProcess(network, tmp_path, *options, control_socket=None) as service:
         settings.write_text(f'control_socket = "{path}2"\nstate_file = "{path}3"\n')
         assert service.process is not None
         service.process.send_signal(signal.SIGHUP)
@@ -394,7 +386,7 @@ def test_wrong_options(path: Path, options: tuple[str, ...], words: str) -> None
 
 
 def test_rude_clients_delay_nothing_and_take_nothing(
-    running: RunningService, peers: Peers, port: int, path: Path
+    running: ServiceProcess, peers: Peers, port: int, path: Path
 ) -> None:
     listener = peers.listen(port)
     for _ in range(20):
@@ -430,7 +422,7 @@ def fill(client: socket.socket, data: bytes) -> None:
             client.sendall(data)
 
 
-def resident_kib(service: RunningService) -> int:
+def resident_kib(service: ServiceProcess) -> int:
     assert service.process is not None
     status = Path(f"/proc/{service.process.pid}/status").read_text(encoding="ascii")
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
@@ -441,7 +433,7 @@ def resident_kib(service: RunningService) -> int:
 def test_stopping_does_not_wait_for_who_does_not_read(
     network: Testbed, tmp_path: Path, path: Path
 ) -> None:
-    service = RunningService(network, tmp_path, control_socket=str(path))
+    service = ServiceProcess(network, tmp_path, control_socket=str(path))
     service.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(path))

@@ -22,10 +22,9 @@ from support.peers import (
     receive_all,
 )
 from support.reading import ACK, SYN, Read, connections
-from support.service import RunningService
-from support.settings import sysctls
+from support.service import ServiceProcess
+from support.settings import sysctls, wan
 from support.waiting import until
-from support.wan_faults import wan
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -48,12 +47,12 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture(scope="module")
-def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The service with this strategy, shared by the tests of this file."""
     directory = tmp_path_factory.mktemp("service")
     config = directory / "config.toml"
     config.write_text(PATIENT + DIRECT, encoding="utf-8")
-    with RunningService(network, directory, "--config", str(config)) as running:
+    with ServiceProcess(network, directory, "--config", str(config)) as running:
         yield running
 
 
@@ -87,7 +86,7 @@ def request_in(opened: FastOpened) -> tuple[int, int]:
 
 @pytest.mark.parametrize("mode", ["0x402", "0x602"])
 def test_request_goes_with_the_syn(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
 ) -> None:
     """Where a cookie is asked for, the first contact brings it, and the second uses it."""
     requests = [content(200, seed=number) for number in range(2)]
@@ -118,7 +117,7 @@ def test_request_goes_with_the_syn(
 @pytest.mark.parametrize("family", [IPV4], indirect=True, ids=str)
 @pytest.mark.parametrize("mode", ["0x0", "0x1", "0x2"])
 def test_server_without_fast_open(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path, mode: str
 ) -> None:
     """The data follows after the handshake; the next SYN leaves at once, without the option."""
     requests = [content(200, seed=number) for number in range(2)]
@@ -138,7 +137,7 @@ SIZES += [(IPV6, size) for size in (1408, 4000)]
 
 @pytest.mark.parametrize(("family", "size"), SIZES, indirect=["family"], ids=str)
 def test_sizes(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -160,7 +159,7 @@ def test_sizes(
 
 
 def test_second_piece_while_the_syn_is_under_way(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     pieces = [content(100, seed=1), content(150, seed=2)]
     accepting = sysctls(network, "server", {SYSCTL: "0x602"})
@@ -182,7 +181,7 @@ def test_second_piece_while_the_syn_is_under_way(
 
 
 def test_urgent_data_stays_urgent(
-    service: RunningService, network: Testbed, peers: Peers, port: int
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int
 ) -> None:
     """A SYN has no place for it: its last byte must not become one among others."""
     with sysctls(network, "server", {SYSCTL: "0x602"}):
@@ -214,7 +213,7 @@ WITHOUT = {
 @pytest.mark.parametrize("host", ["client", "server"])
 @pytest.mark.parametrize("missing", WITHOUT)
 def test_host_without(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -239,7 +238,7 @@ def test_host_without(
 
 
 def test_server_with_a_small_mss(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """From the second contact on it is known: options and data of the SYN keep to it."""
     if peers.family.version == 6:
@@ -264,7 +263,7 @@ def test_server_with_a_small_mss(
 
 
 def test_cookie_belongs_to_a_client(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -302,7 +301,7 @@ def test_cookie_belongs_to_a_client(
 
 
 def test_bad_cookie_is_replaced(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The server has changed its key: the data follows after the handshake, the next goes along."""
     settings = {SYSCTL: "0x402", KEY_SYSCTL: "00000001-00000002-00000003-00000004"}
@@ -333,7 +332,7 @@ TCP_INFO = {
 
 @pytest.mark.parametrize("rtt_ms", [100, 300])
 def test_clients_tcp_sees_nothing_odd(
-    service: RunningService, network: Testbed, peers: Peers, port: int, rtt_ms: int
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, rtt_ms: int
 ) -> None:
     """As after a direct connection: nothing is thought lost, the window is not reduced.
 

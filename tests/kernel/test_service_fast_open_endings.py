@@ -13,13 +13,13 @@ from support.fast_open import PATIENT, SYSCTL, check_fast_open, cookie_of
 from support.peers import (
     LINGER_0,
     Peers,
+    expect_reset,
     receive,
-    receive_all,
 )
 from support.reading import RST, SYN, connections
-from support.service import RunningService
-from support.settings import sysctls
-from support.wan_faults import dropping, wan
+from support.service import ServiceProcess
+from support.settings import sysctls, wan
+from support.wan_faults import dropping
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -31,22 +31,17 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture(scope="module")
-def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The service with this strategy, shared by the tests of this file."""
     directory = tmp_path_factory.mktemp("service")
     config = directory / "config.toml"
     config.write_text(PATIENT + "syn_retries = 2\nsyn_retry_ms = 100\n", encoding="utf-8")
-    with RunningService(network, directory, "--config", str(config)) as running:
+    with ServiceProcess(network, directory, "--config", str(config)) as running:
         yield running
 
 
-def expect_reset(end: socket.socket) -> None:
-    with pytest.raises(ConnectionResetError):
-        receive_all(end)
-
-
 def test_refused_with_data_in_the_syn(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """It might be the data or the option that is refused: the plain SYN tells."""
     with Captures(network, tmp_path, port) as captures:
@@ -59,7 +54,7 @@ def test_refused_with_data_in_the_syn(
 
 
 def test_unreachable_with_data_in_the_syn(
-    service: RunningService, network: Testbed, peers: Peers, port: int, family: Family
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, family: Family
 ) -> None:
     error = "icmp-host-unreachable" if family.version == 4 else "icmp6-addr-unreachable"
     match = ["FORWARD", "-p", "tcp", "--dport", str(port), "-j", "REJECT", "--reject-with", error]
@@ -74,12 +69,12 @@ def test_unreachable_with_data_in_the_syn(
     assert data_of_syns(service, port) == [len("for nobody"), 0]
 
 
-def data_of_syns(service: RunningService, port: int) -> list[int]:
+def data_of_syns(service: ServiceProcess, port: int) -> list[int]:
     return [event["data_bytes"] for event in service.events("flow.syn_forwarded", port=port)]
 
 
 def test_silent_server(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -107,7 +102,7 @@ def abort(client: socket.socket) -> None:
 
 
 def test_client_aborts_while_the_syn_is_kept_back(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         abort(peers.connect(port))
@@ -116,7 +111,7 @@ def test_client_aborts_while_the_syn_is_kept_back(
 
 
 def test_client_aborts_when_the_syn_has_left(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The server gets the data and a reset, as from a client that aborts after a direct one."""
     with (
@@ -141,20 +136,20 @@ def test_client_aborts_when_the_syn_has_left(
 
 
 @pytest.fixture
-def stopping(network: Testbed, service: RunningService, tmp_path: Path) -> Iterator[RunningService]:
+def stopping(network: Testbed, service: ServiceProcess, tmp_path: Path) -> Iterator[ServiceProcess]:
     """The service, to be stopped by the test. What it hands over to the kernel would go on."""
     if service.process is not None:
         service.stop()
     config = tmp_path / "config.toml"
     config.write_text(PATIENT, encoding="utf-8")
     options = ("--config", str(config), "--data-path", "python")
-    with RunningService(network, tmp_path, *options) as running:
+    with ServiceProcess(network, tmp_path, *options) as running:
         yield running
 
 
 @pytest.mark.parametrize("family", [IPV4], indirect=True, ids=str)
 def test_stopped_while_the_syn_is_kept_back(
-    stopping: RunningService, network: Testbed, peers: Peers, port: int
+    stopping: ServiceProcess, network: Testbed, peers: Peers, port: int
 ) -> None:
     """Whether it is given up or still goes out: nobody is left with half a connection."""
     with sysctls(network, "server", {SYSCTL: "0x602"}), wan(network, 200):
@@ -172,7 +167,7 @@ def test_stopped_while_the_syn_is_kept_back(
 
 @pytest.mark.parametrize("family", [IPV6], indirect=True, ids=str)
 def test_stopped_while_the_syn_is_under_way(
-    stopping: RunningService, network: Testbed, peers: Peers, port: int, family: Family
+    stopping: ServiceProcess, network: Testbed, peers: Peers, port: int, family: Family
 ) -> None:
     """Nothing that the server says comes through: only a reset of ours can tell it."""
     with (

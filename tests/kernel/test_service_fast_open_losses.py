@@ -24,10 +24,10 @@ from support.peers import (
     receive,
     receive_all,
 )
-from support.service import RunningService
-from support.settings import sysctls
+from support.service import ServiceProcess
+from support.settings import sysctls, wan
 from support.waiting import until
-from support.wan_faults import FIRST, dropping, replay, wan
+from support.wan_faults import FIRST, dropping, replay
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -45,20 +45,20 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture(scope="module")
-def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The service with this strategy, shared by the tests of this file."""
     directory = tmp_path_factory.mktemp("service")
     config = directory / "config.toml"
     config.write_text(PATIENT, encoding="utf-8")
     # A repeated SYN-ACK for a flow in the kernel is acknowledged by a packet that no client sent.
     options = ("--config", str(config), "--data-path", "python")
-    with RunningService(network, directory, *options) as running:
+    with ServiceProcess(network, directory, *options) as running:
         yield running
 
 
 @pytest.mark.parametrize("lost", ["syn", "syn-ack", "both"])
 def test_loss_in_the_handshake(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -86,7 +86,7 @@ def test_loss_in_the_handshake(
 
 
 def test_server_answers_and_closes_and_its_syn_ack_is_lost(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """All that it said is kept until the SYN-ACK comes again, and delivered then."""
     answer = content(5000)
@@ -116,7 +116,7 @@ def test_server_answers_and_closes_and_its_syn_ack_is_lost(
 
 
 def test_third_ack_is_lost(
-    service: RunningService, network: Testbed, peers: Peers, port: int
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int
 ) -> None:
     """The server has the data and says nothing yet; it repeats its SYN-ACK until it is answered."""
     third = ["--dport", str(port), "--tcp-flags", "SYN,ACK,FIN,RST", "ACK", *FIRST]
@@ -162,7 +162,7 @@ def crowd_servers(network: Testbed, family: Family) -> Iterator[tuple[int, int]]
 
 
 def test_crowd_and_a_queue_that_overflows(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     family: Family,
     crowd_servers: tuple[int, int],
@@ -195,7 +195,7 @@ def test_crowd_and_a_queue_that_overflows(
 
 
 def test_answer_that_takes_longer_than_our_patience(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The SYN is repeated though nothing was lost: without data, so that comes once."""
     with (
@@ -215,7 +215,7 @@ def test_answer_that_takes_longer_than_our_patience(
 
 
 def test_syn_that_the_network_doubles(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """While the server knows the connection, a copy of the SYN does nothing."""
     with sysctls(network, "server", {SYSCTL: "0x602"}):
@@ -236,7 +236,7 @@ def test_syn_that_the_network_doubles(
 
 
 def test_syn_that_the_network_doubles_and_delays(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """What Fast Open does not promise (RFC 7413, section 2.1).
 

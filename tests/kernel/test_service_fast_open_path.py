@@ -11,7 +11,7 @@ from support.captures import Captures
 from support.conversation import converse
 from support.fast_open import PATIENT, SYSCTL, check_fast_open
 from support.peers import Peers, content, next_port
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import sysctls
 from support.wan_faults import dropping
 
@@ -31,15 +31,15 @@ def _patient(directory: Path) -> Path:
 
 
 @pytest.fixture
-def service(network: Testbed, tmp_path: Path) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service for each test: what it learns is of the path to all servers."""
-    with RunningService(network, tmp_path, "--config", str(_patient(tmp_path))) as running:
+    with ServiceProcess(network, tmp_path, "--config", str(_patient(tmp_path))) as running:
         yield running
 
 
 @pytest.mark.parametrize("what", ["option", "payload"])
 def test_path_that_swallows_fast_open(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -65,7 +65,7 @@ def test_path_that_swallows_fast_open(
 
 
 def test_path_that_swallows_the_option_of_all_servers(
-    service: RunningService, network: Testbed, peers: Peers, tmp_path: Path, family: Family
+    service: ServiceProcess, network: Testbed, peers: Peers, tmp_path: Path, family: Family
 ) -> None:
     """After three servers none is asked any more, a new one neither."""
     match = ["--syn", "--tcp-option", "34"]
@@ -83,7 +83,7 @@ def test_path_that_swallows_the_option_of_all_servers(
 
 @pytest.mark.parametrize("answer", ["tcp-reset", "unreachable"])
 def test_filter_that_refuses_the_option(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,

@@ -23,7 +23,7 @@ from support import syn_flood
 from support.addresses import IPV4, IPV6, Family
 from support.counters import queue_drops
 from support.peers import Peers, content, transfer
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.waiting import PATIENCE_S, until
 
 from nfq_zerortt.config import Limits
@@ -109,7 +109,7 @@ class Download:
         return self._octets[0]
 
 
-def memory_kb(service: RunningService, what: str) -> int:
+def memory_kb(service: ServiceProcess, what: str) -> int:
     assert service.process is not None
     status = Path(f"/proc/{service.process.pid}/status").read_text(encoding="ascii")
     found = re.search(rf"{what}:\s+(\d+) kB", status)
@@ -128,7 +128,7 @@ def test_syn_flood(
 ) -> None:
     limits = Limits()
     peers = Peers(network, family)
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         try:
             listener = peers.listen(port)
             download = Download(peers.connect(port), peers.accept(listener))
@@ -181,7 +181,7 @@ class Counted:
     reasons: set[str]
 
 
-def until_all_counted(service: RunningService, port: int) -> Counted:
+def until_all_counted(service: ServiceProcess, port: int) -> Counted:
     """Wait until each SYN is in the log: answered, left alone, or among those counted only."""
     total = COUNT + CLIENTS + 1
 

@@ -18,7 +18,7 @@ from support.crafted import send
 from support.peers import Peers, content, digest, receive, receive_all, transfer
 from support.raw_server import RawServer
 from support.reading import read_ip
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import sysctls
 from support.waiting import until
 
@@ -49,7 +49,7 @@ def family(request: pytest.FixtureRequest) -> Family:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("begin", ["with the SYN", "in mid-stream"])
 def test_extension_headers(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -138,7 +138,7 @@ def reassembled(family: Family, packets: Iterable[bytes]) -> bytes:
 
 
 def test_fragments_in_mid_stream(
-    service: RunningService, network: Testbed, peers: Peers, port: int
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int
 ) -> None:
     """A segment of the client's that is sent in fragments comes to the server's application."""
     data = content(2000)
@@ -165,7 +165,7 @@ def test_fragments_in_mid_stream(
 
 @pytest.mark.parametrize("size", [24, 8], ids=["whole header first", "no whole header"])
 def test_first_packet_in_fragments(
-    service: RunningService, network: Testbed, family: Family, port: int, size: int
+    service: ServiceProcess, network: Testbed, family: Family, port: int, size: int
 ) -> None:
     """A SYN in fragments comes to the server as it was sent, whether we answer it or not."""
     options = [("MSS", 1400), ("NOP", None), ("WScale", 7), *[("NOP", None)] * 4]

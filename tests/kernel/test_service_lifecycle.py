@@ -13,7 +13,8 @@ from support.captures import Captures
 from support.judge.links import check_checksums, check_untouched
 from support.namespaces import UNPRIVILEGED
 from support.peers import Peers, content, transfer
-from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, RunningService, rules
+from support.said import one_line
+from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, ServiceProcess, rules
 from support.waiting import PATIENCE_S
 
 from nfq_zerortt.testbed.network import Testbed
@@ -54,7 +55,7 @@ def foreign(network: Testbed) -> Iterator[str]:
 def test_ends_on_a_signal_and_takes_its_rules_along(
     network: Testbed, tmp_path: Path, foreign: str, number: signal.Signals
 ) -> None:
-    service = RunningService(network, tmp_path)
+    service = ServiceProcess(network, tmp_path)
     service.start()
     assert "ZERORTT" in rules(network)
     service.stop(number)
@@ -65,7 +66,7 @@ def test_ends_open_connections_so_that_both_ends_know(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """With the kernel's data path they go on: tests/kernel/test_kernel_survival.py."""
-    service = RunningService(network, tmp_path, "--data-path", "python")
+    service = ServiceProcess(network, tmp_path, "--data-path", "python")
     service.start()
     with Captures(network, tmp_path, port) as captures:
         listener = peers.listen(port)
@@ -92,7 +93,7 @@ def test_ends_connections_whose_server_has_not_answered(
     silence = ["INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP"]
     network.exec("server", ["iptables-legacy", "-A", *silence], check=True)
     try:
-        with RunningService(network, tmp_path) as service:
+        with ServiceProcess(network, tmp_path) as service:
             client = peers.connect(port)
             client.sendall(b"into the void")
             service.wait_for("flow.data_held", port=port)
@@ -111,7 +112,7 @@ def test_server_that_never_answers_is_given_up(
     silence = ["INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP"]
     network.exec("server", ["iptables-legacy", "-A", *silence], check=True)
     try:
-        with RunningService(network, tmp_path, "--config", str(settings)) as service:
+        with ServiceProcess(network, tmp_path, "--config", str(settings)) as service:
             client = peers.connect(port)
             client.sendall(b"into the void")
             with pytest.raises(ConnectionResetError):
@@ -130,7 +131,7 @@ def test_server_that_never_answers_is_given_up(
 def test_starts_again_after_a_crash(
     network: Testbed, peers: Peers, port: int, tmp_path: Path, foreign: str
 ) -> None:
-    crashed = RunningService(network, tmp_path)
+    crashed = ServiceProcess(network, tmp_path)
     crashed.start()
     crashed.kill()
     assert "ZERORTT" in rules(network), "the crash was meant to leave rules behind"
@@ -140,7 +141,7 @@ def test_starts_again_after_a_crash(
         client.close()
         server.close()
     check_untouched(captures)
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         client, server = peers.pair(port + 10_000)
         transfer(client, server, content(3000))
         service.event("flow.established", port=port + 10_000)
@@ -150,7 +151,7 @@ def test_starts_again_after_a_crash(
 
 def test_only_the_named_ports_are_served(network: Testbed, peers: Peers, tmp_path: Path) -> None:
     named, other = 61_080, 61_081
-    with RunningService(network, tmp_path, "--ports", f"{named},9000-9010") as service:
+    with ServiceProcess(network, tmp_path, "--ports", f"{named},9000-9010") as service:
         for port in (named, other):
             client, server = peers.pair(port)
             transfer(client, server, content(3000))
@@ -163,7 +164,7 @@ def test_config_file_is_read_and_flags_win(network: Testbed, tmp_path: Path) -> 
     settings = tmp_path / "config.toml"
     settings.write_text('strategy = "observe"\nlog_level = "debug"\nqueue = 7\n')
     options = ("--config", str(settings), "--strategy", "hold")
-    with RunningService(network, tmp_path, *options) as service:
+    with ServiceProcess(network, tmp_path, *options) as service:
         assert "--queue-num 7" in rules(network)
         assert service.event("service.ready")["strategy"] == "hold"
 
@@ -171,7 +172,7 @@ def test_config_file_is_read_and_flags_win(network: Testbed, tmp_path: Path) -> 
 def test_every_line_of_the_log_is_complete(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
-    with RunningService(network, tmp_path, "--log-level", "debug") as service:
+    with ServiceProcess(network, tmp_path, "--log-level", "debug") as service:
         client, server = peers.pair(port)
         transfer(client, server, b"x")
         client.close()
@@ -195,7 +196,7 @@ def test_every_line_of_the_log_is_complete(
 def test_second_service_on_the_same_queue_is_refused(
     network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         before = rules(network)
         expect_error(network, BOTH_SIDES, status=2, words=("--queue", "in use"), left=before)
         client, server = peers.pair(port)
@@ -223,11 +224,7 @@ def expect_error(
         env=ENVIRONMENT,
         check=False,
     )
-    assert done.returncode == status, done.stderr
-    assert done.stdout == ""
-    assert re.fullmatch(r"nfq-zerortt: [^\n]+\n", done.stderr), done.stderr
-    for word in words:
-        assert word in done.stderr
+    one_line(done, status, *words)
     assert rules(network) == before
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, RunningService, rules
+from support.service import BOTH_SIDES, COMMAND, ENVIRONMENT, ServiceProcess, rules
 from support.waiting import until
 
 from nfq_zerortt.testbed.network import Testbed
@@ -69,7 +69,7 @@ def signs_of_life(manager: Manager, for_s: float) -> int:
 def test_ready_alive_and_stopping(
     network: Testbed, manager: Manager, tmp_path: Path, workers: str
 ) -> None:
-    service = RunningService(network, tmp_path, "--workers", workers)
+    service = ServiceProcess(network, tmp_path, "--workers", workers)
     service.start()
     try:
         manager.hears("READY=1")
@@ -105,7 +105,7 @@ def test_not_ready_without_rules(network: Testbed, manager: Manager, tmp_path: P
 def test_reloading_until_it_is_over(network: Testbed, manager: Manager, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('log_level = "info"\n')
-    with RunningService(network, tmp_path, "--config", str(file)) as service:
+    with ServiceProcess(network, tmp_path, "--config", str(file)) as service:
         assert service.process is not None
         manager.hears("READY=1")
         began = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -126,7 +126,7 @@ def test_reloading_until_it_is_over(network: Testbed, manager: Manager, tmp_path
 def test_no_sign_of_life_while_a_loop_hangs(
     network: Testbed, manager: Manager, tmp_path: Path, workers: int
 ) -> None:
-    with RunningService(network, tmp_path, "--workers", str(workers)) as service:
+    with ServiceProcess(network, tmp_path, "--workers", str(workers)) as service:
         manager.hears("WATCHDOG=1")
         last = service.event("service.ready")["worker_pids"][-1]
         os.kill(last, signal.SIGSTOP)
@@ -143,7 +143,7 @@ def test_a_watchdog_of_another_process_is_not_fed(
     network: Testbed, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ENVIRONMENT, "WATCHDOG_PID", "1")
-    with RunningService(network, tmp_path):
+    with ServiceProcess(network, tmp_path):
         manager.hears("READY=1")
         assert signs_of_life(manager, WATCHDOG_S) == 0
 
@@ -153,7 +153,7 @@ def test_a_manager_that_is_gone_is_not_missed(
 ) -> None:
     manager.close()
     manager.path.unlink()
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         assert service.events("service.warning") == []
 
 
@@ -187,4 +187,27 @@ def test_it_waits_for_an_interface_that_is_away(network: Testbed, manager: Manag
         service.terminate()
         _, wrong = service.communicate(timeout=STARTS_OR_ENDS_S)
         network.exec("clientnic", ["ip", "link", "del", "late0"], timeout_s=10)
+    assert service.returncode == 0, wrong
+
+
+def test_signals_count_while_it_waits(network: Testbed, manager: Manager, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('log_level = "info"\n')
+    service = network.popen(
+        "clientnic", [*LATE, "--config", str(file)], stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+    try:
+        until(
+            lambda: any(one.startswith("STATUS=waiting: ") for one in manager.heard()),
+            lambda: f"{manager.said}",
+        )
+        file.write_text('client_iface = "eth0"\nfavourite = 1\n')
+        service.send_signal(signal.SIGHUP)
+        until(
+            lambda: any("settings refused: " in one for one in manager.heard()),
+            lambda: f"{manager.said}",
+        )
+    finally:
+        service.terminate()
+        _, wrong = service.communicate(timeout=STARTS_OR_ENDS_S)
     assert service.returncode == 0, wrong

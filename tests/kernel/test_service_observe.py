@@ -10,20 +10,20 @@ import pytest
 from support.captures import Captures
 from support.judge.links import check_untouched
 from support.peers import LINGER_0, Peers, content, receive_all, transfer
-from support.service import RunningService
+from support.service import ServiceProcess
 
 from nfq_zerortt.testbed.network import Testbed
 
 
 @pytest.fixture(scope="module")
-def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     directory = tmp_path_factory.mktemp("observe")
-    with RunningService(network, directory, "--strategy", "observe") as running:
+    with ServiceProcess(network, directory, "--strategy", "observe") as running:
         yield running
 
 
 def test_connection_passes_untouched_and_is_logged(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         client, server = peers.pair(port)
@@ -51,7 +51,7 @@ def test_connection_passes_untouched_and_is_logged(
 
 
 def test_reset_passes_untouched_and_is_logged(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures:
         client, server = peers.pair(port)
@@ -65,7 +65,7 @@ def test_reset_passes_untouched_and_is_logged(
 
 
 def test_refused_port_is_refused_as_ever(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with Captures(network, tmp_path, port) as captures, pytest.raises(ConnectionRefusedError):
         peers.connect(port)

@@ -12,7 +12,7 @@ from support.addresses import FAMILIES, Family
 from support.peers import Peers, receive
 from support.raw_server import RawServer
 from support.reading import ACK, RST, SYN, Read
-from support.service import RunningService
+from support.service import ServiceProcess
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -82,7 +82,7 @@ class Connection:
 
 
 def test_syn_ack_that_comes_three_times(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     connection = Connection(peers, server)
     for _ in range(3):
@@ -96,7 +96,7 @@ def test_syn_ack_that_comes_three_times(
 
 
 def test_second_syn_ack_with_another_number(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     """A server that was started anew while its SYN-ACK was under way, or somebody's guess."""
     connection = Connection(peers, server)
@@ -110,7 +110,7 @@ def test_second_syn_ack_with_another_number(
 
 
 def test_server_started_anew(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     """The new server knows nothing of the challenge's number, and says so."""
     connection = Connection(peers, server)
@@ -124,7 +124,7 @@ def test_server_started_anew(
 
 
 def test_lost_syn_is_repeated_by_us(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     connection = Connection(peers, server)
     again = server.receive()
@@ -136,7 +136,7 @@ def test_lost_syn_is_repeated_by_us(
 
 
 def test_remnant_of_an_earlier_connection(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     """An old SYN-ACK, or an old connection's challenge: answered with RST, then the SYN again."""
     connection = Connection(peers, server)
@@ -151,7 +151,7 @@ def test_remnant_of_an_earlier_connection(
 
 
 def test_server_data_ahead_of_its_syn_ack(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     """The SYN-ACK was lost, or overtaken: nobody knows yet what the numbers mean."""
     connection = Connection(peers, server)
@@ -165,7 +165,7 @@ def test_server_data_ahead_of_its_syn_ack(
 
 @pytest.mark.parametrize("guess", ["RST", "RST and ACK"])
 def test_reset_with_a_guessed_number_before_the_answer(
-    service: RunningService, peers: Peers, server: RawServer, port: int, guess: str
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int, guess: str
 ) -> None:
     connection = Connection(peers, server)
     if guess == "RST":
@@ -183,7 +183,7 @@ def test_reset_with_a_guessed_number_before_the_answer(
     [("R", 1 << 24), ("R", -(1 << 24)), ("R", 5000), ("S", 1 << 24), ("S", 5000), ("SA", 5000)],
 )
 def test_guesses_in_mid_stream(
-    service: RunningService, peers: Peers, server: RawServer, port: int, flags: str, offset: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int, flags: str, offset: int
 ) -> None:
     """RST and SYN outside the window, or inside but not exact: it goes on (RFC 5961)."""
     connection = Connection(peers, server)
@@ -202,7 +202,7 @@ def test_guesses_in_mid_stream(
 
 
 def test_reset_with_the_right_number(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     connection = Connection(peers, server)
     connection.syn_ack()
@@ -214,7 +214,7 @@ def test_reset_with_the_right_number(
 
 
 def test_zero_window_probes(
-    service: RunningService, peers: Peers, server: RawServer, port: int
+    service: ServiceProcess, peers: Peers, server: RawServer, port: int
 ) -> None:
     """Each probe comes through and its answer goes back; then the window opens."""
     connection = Connection(peers, server)

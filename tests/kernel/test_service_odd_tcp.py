@@ -13,7 +13,7 @@ from support.captures import Captures
 from support.checker import check_captures
 from support.peers import Peers, content, digest, receive, receive_all, sending, transfer
 from support.reading import ACK, RST, SYN, URG, Read
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import wan
 from support.waiting import until
 
@@ -33,7 +33,7 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 @pytest.mark.parametrize("later", ["neither", "client", "server"])
 def test_simultaneous_open(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, later: str
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path, later: str
 ) -> None:
     """The SYNs cross each other on the WAN; the server's is one that the client has no need of."""
     client, server = peers.tcp("client"), peers.tcp("server")
@@ -87,7 +87,7 @@ def keep_alive(end: socket.socket) -> None:
 
 
 def test_keepalive(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """A connection that is silent for longer than its ends would bear without an answer."""
     with Captures(network, tmp_path, port) as captures:
@@ -127,7 +127,7 @@ def probes_without_window(end: socket.socket) -> int:
 
 
 def test_zero_window_is_probed(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The client does not read until the server has probed its closed window several times."""
     data = content(LARGE)
@@ -152,7 +152,7 @@ def test_zero_window_is_probed(
 
 @pytest.mark.parametrize("early", [True, False], ids=["early", "later"])
 def test_urgent_data(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -198,7 +198,7 @@ def hear_urgently(end: socket.socket) -> None:
 
 @pytest.mark.parametrize(("family", "closing"), [(IPV4, "client"), (IPV6, "server")], ids=str)
 def test_half_closed_for_long(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path, closing: str
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path, closing: str
 ) -> None:
     late = content(20_000)
     with Captures(network, tmp_path, port) as captures:

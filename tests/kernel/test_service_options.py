@@ -16,7 +16,7 @@ from support.judge.handshakes import SYN_OPTIONS
 from support.judge.links import check_checksums, check_untouched
 from support.peers import SERVER, Peers, content, digest, receive, sending, transfer
 from support.reading import SYN, Read, connections, ecn_flags
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import route_option, sysctls
 
 from nfq_zerortt.testbed.network import Testbed
@@ -58,7 +58,7 @@ def bulk(
 
 @pytest.mark.parametrize("missing", WITHOUT)
 def test_client_without(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -74,7 +74,7 @@ def test_client_without(
 
 @pytest.mark.parametrize("missing", WITHOUT)
 def test_server_without(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -103,7 +103,7 @@ def longest(packets: list[Read]) -> int:
 
 @pytest.mark.parametrize("mss", [536, 1200, 1460])
 def test_server_with_another_mss(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     port: int,
@@ -121,7 +121,7 @@ def test_server_with_another_mss(
 
 
 def test_client_with_a_small_mss(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     with route_option(network, "client", "advmss", "700"):
         (found,) = bulk(network, peers, port, tmp_path)
@@ -130,7 +130,7 @@ def test_client_with_a_small_mss(
 
 
 def test_server_behind_a_smaller_mtu(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     for host in ("servernic", "server"):
         network.exec(host, ["ip", "link", "set", "eth2", "mtu", "1300"], check=True)
@@ -143,7 +143,7 @@ def test_server_behind_a_smaller_mtu(
 
 
 def test_ecn_is_not_negotiated(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     ecn = {"net.ipv4.tcp_ecn": "1"}
     with sysctls(network, "client", ecn), sysctls(network, "server", ecn):
@@ -155,7 +155,7 @@ def test_ecn_is_not_negotiated(
 
 
 def test_multipath_client_falls_back_to_plain_tcp(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     data = content(5000)
     with Captures(network, tmp_path, port) as captures:
@@ -172,7 +172,7 @@ def test_multipath_client_falls_back_to_plain_tcp(
     assert kinds - SYN_OPTIONS, "the client was meant to ask for MPTCP"
 
 
-def expect_bypassed(service: RunningService, port: int, captures: Captures, reason: str) -> None:
+def expect_bypassed(service: ServiceProcess, port: int, captures: Captures, reason: str) -> None:
     check_untouched(captures)
     event = service.event("flow.bypassed", port=port)
     assert event["reason"] == reason
@@ -194,7 +194,7 @@ def fast_open(peers: Peers, port: int, request: bytes) -> socket.socket:
 
 
 def test_client_that_does_fast_open_itself_is_left_alone(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """First it asks for a cookie, then it sends its request in the SYN, and both work."""
     settings = {"net.ipv4.tcp_fastopen": "1027"}  # 0x403: both roles, with cookies
@@ -220,7 +220,7 @@ def test_client_that_does_fast_open_itself_is_left_alone(
 
 
 def test_client_that_sends_data_in_its_syn_is_left_alone(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     server_side = {"net.ipv4.tcp_fastopen": "1538"}  # 0x602: data without a cookie is taken
     client_side = {"net.ipv4.tcp_fastopen": "5"}  # 0x5: and sent without one
@@ -253,7 +253,7 @@ def sign_with_md5(end: socket.socket, peer: str) -> None:
 
 
 def test_signed_connection_is_left_alone(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """A real one, signed by both kernels: any change of a number would break the signature."""
     data = content(20_000)
@@ -283,7 +283,7 @@ def send_syn(network: Testbed, port: int, *options: tuple[int, bytes]) -> None:
     ("kind", "length", "reason"), [(19, 16, "tcp_md5"), (29, 14, "tcp_ao"), (34, 8, None)]
 )
 def test_syn_with_an_option_of_the_ends_is_left_alone(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     port: int,
     tmp_path: Path,
@@ -304,7 +304,7 @@ def test_syn_with_an_option_of_the_ends_is_left_alone(
     ("kind", "data"), [(30, bytes([0, 0x81])), (253, b"experiment"), (77, b""), (14, b"\1")]
 )
 def test_unknown_option_is_taken_out_of_the_syn(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     port: int,
     tmp_path: Path,

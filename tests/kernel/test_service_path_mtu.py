@@ -21,7 +21,7 @@ from support.namespaces import inside
 from support.peers import Peers, content, digest, receive, receive_all, sending, transfer
 from support.quoting import Quoting, too_big
 from support.reading import SYN, Read
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import narrow_path
 from support.waiting import until
 
@@ -82,7 +82,7 @@ def check_sent_again_at_once(found: Translated, errors: list[Quoting]) -> None:
 
 @pytest.mark.usefixtures("narrow")
 def test_early_data_does_not_fit(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     family: Family,
@@ -110,7 +110,7 @@ def test_early_data_does_not_fit(
 
 @pytest.mark.usefixtures("narrow")
 def test_both_ways(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     family: Family,
@@ -136,7 +136,7 @@ def test_both_ways(
 
 
 def test_narrow_link_is_our_own(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     family: Family,
@@ -177,7 +177,7 @@ def set_mtu(network: Testbed, host: str, interface: str, mtu: int) -> None:
 
 @pytest.mark.parametrize("guessed", [False, True], ids=["right number", "guessed number"])
 def test_narrow_link_at_the_client(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     family: Family,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.peers import SERVER, Peers, content, digest
 from support.programs import program, run, serving
-from support.service import RunningService
+from support.service import ServiceProcess
 
 from bench.nginx import write_configuration
 from nfq_zerortt.testbed.network import Testbed
@@ -73,7 +73,7 @@ class Web:
 
 @pytest.fixture(scope="module")
 def web(
-    service: RunningService, network: Testbed, tmp_path_factory: pytest.TempPathFactory
+    service: ServiceProcess, network: Testbed, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Web]:
     made = Web(tmp_path_factory.mktemp("web"))
     with serving(network, [program("nginx"), *made.options], made.port, made.directory):
@@ -95,7 +95,7 @@ def test_curl_puts_a_file(network: Testbed, web: Web, tmp_path: Path) -> None:
 
 
 def test_curl_keeps_one_connection_for_several_requests(
-    service: RunningService, network: Testbed, web: Web, tmp_path: Path
+    service: ServiceProcess, network: Testbed, web: Web, tmp_path: Path
 ) -> None:
     before = len(service.events("flow.syn_received", port=web.port))
     outputs: list[str] = []
@@ -117,7 +117,7 @@ def test_curl_over_tls(network: Testbed, web: Web, tmp_path: Path) -> None:
 
 
 def test_a_page_of_fifty_objects_on_fifty_connections(
-    service: RunningService, network: Testbed, web: Web, tmp_path: Path
+    service: ServiceProcess, network: Testbed, web: Web, tmp_path: Path
 ) -> None:
     before = len(service.events("flow.established", port=web.port))
     wanted: list[str] = []
@@ -132,7 +132,7 @@ def test_a_page_of_fifty_objects_on_fifty_connections(
 
 
 def test_curl_and_pythons_web_server(
-    service: RunningService, network: Testbed, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, port: int, tmp_path: Path
 ) -> None:
     data = content(FILE)
     (tmp_path / "file").write_bytes(data)
@@ -144,7 +144,7 @@ def test_curl_and_pythons_web_server(
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_netcat(
-    service: RunningService, network: Testbed, port: int, tmp_path: Path, direction: str
+    service: ServiceProcess, network: Testbed, port: int, tmp_path: Path, direction: str
 ) -> None:
     data = content(FILE)
     (tmp_path / "in").write_bytes(data if direction == "down" else b"")
@@ -164,7 +164,7 @@ def test_netcat(
 
 @pytest.mark.parametrize("option", [(), ("-R",), ("-P", "4")], ids=["up", "down", "four"])
 def test_iperf3(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     port: int,
     tmp_path: Path,
@@ -183,7 +183,7 @@ def test_iperf3(
     assert end["sum_received"]["bytes"] >= 0.7 * size
 
 
-def test_redis(service: RunningService, network: Testbed, port: int, tmp_path: Path) -> None:
+def test_redis(service: ServiceProcess, network: Testbed, port: int, tmp_path: Path) -> None:
     value = content(100_000).hex().encode()
     argv = [program("redis-server"), "--port", str(port), "--bind", SERVER, "--save", ""]
     with serving(network, [*argv, "--protected-mode", "no"], port, tmp_path):
@@ -194,7 +194,7 @@ def test_redis(service: RunningService, network: Testbed, port: int, tmp_path: P
 
 
 def test_a_server_that_speaks_first(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """SMTP: the client says nothing before the greeting. curl is the client."""
     mail = b"Subject: greetings\r\n\r\n" + content(40_000).hex().encode() + b"\r\n"

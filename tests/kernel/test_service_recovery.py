@@ -10,7 +10,7 @@ from support.captures import Captures
 from support.checker import check_captures
 from support.peers import Peers, content, digest, receive, receive_all, sending
 from support.reading import Read
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.settings import sysctls, wan
 
 from nfq_zerortt.testbed.network import Testbed
@@ -30,7 +30,7 @@ def with_sack(packets: list[Read]) -> list[Read]:
 
 
 def test_losses_are_repaired_with_translated_sack(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     up, down = content(SIZE, 1), content(SIZE, 2)
     with wan(network, 20, loss_percent=3), Captures(network, tmp_path, port) as captures:
@@ -48,7 +48,7 @@ def test_losses_are_repaired_with_translated_sack(
 
 
 def test_losses_are_repaired_when_the_server_does_not_grant_sack(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The client was promised SACK and uses it; the server must not see what it did not grant."""
     down = content(SIZE)
@@ -68,7 +68,7 @@ def test_losses_are_repaired_when_the_server_does_not_grant_sack(
 
 
 def test_needless_repetitions_stay_here_and_are_reported_to_the_client(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """The client's timers run on the round trip to clientnic: it repeats what is held."""
     request = content(6_000)

@@ -19,7 +19,7 @@ from support.captures import CLIENT, CLIENT_SIDE, SERVER_SIDE, Captures
 from support.judge.links import check_checksums
 from support.peers import Peers, content, transfer
 from support.reading import RST, SYN, connections
-from support.service import Event, RunningService
+from support.service import Event, ServiceProcess
 from support.settings import many_icmp_errors, sysctls
 from support.waiting import until
 
@@ -54,7 +54,7 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture(scope="module")
-def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """The service with short waits, shared by the tests of this file."""
     directory = tmp_path_factory.mktemp("service")
     config = directory / "config.toml"
@@ -62,7 +62,7 @@ def service(network: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with (
         many_icmp_errors(network, "servernic"),
         many_icmp_errors(network, "clientnic"),
-        RunningService(network, directory, "--config", str(config)) as running,
+        ServiceProcess(network, directory, "--config", str(config)) as running,
     ):
         yield running
 
@@ -96,19 +96,19 @@ def attempt(peers: Peers, port: int, address: str | None = None) -> int:
     return client.connect_ex((address or peers.family.server, port))
 
 
-def the_reset(service: RunningService, port: int, reason: str, by: str) -> Event:
+def the_reset(service: ServiceProcess, port: int, reason: str, by: str) -> Event:
     reset = service.event("flow.reset", port=port)
     assert (reset["reason"], reset["by"]) == (reason, by)
     return reset
 
 
-def left_alone(service: RunningService, port: int) -> list[str]:
+def left_alone(service: ServiceProcess, port: int) -> list[str]:
     """Return why connections were left alone; what a client says to a flow that is gone aside."""
     reasons = [event["reason"] for event in service.events("flow.bypassed", port=port)]
     return [reason for reason in reasons if reason != "mid_stream"]
 
 
-def expect_left_alone(service: RunningService, port: int, *reasons: str) -> None:
+def expect_left_alone(service: ServiceProcess, port: int, *reasons: str) -> None:
     until(
         lambda: left_alone(service, port) == list(reasons),
         lambda: f"{reasons}, not {left_alone(service, port)}",
@@ -119,7 +119,7 @@ def expect_left_alone(service: RunningService, port: int, *reasons: str) -> None
     ("family", "error", "number"), ERRORS, ids=[error for _, error, _ in ERRORS]
 )
 def test_icmp_error_for_the_syn(
-    service: RunningService,
+    service: ServiceProcess,
     network: Testbed,
     peers: Peers,
     family: Family,
@@ -147,7 +147,7 @@ def test_icmp_error_for_the_syn(
     assert captures.errors[CLIENT] == []
 
 
-def test_time_exceeded(service: RunningService, peers: Peers, port: int) -> None:
+def test_time_exceeded(service: ServiceProcess, peers: Peers, port: int) -> None:
     """A SYN whose hops are used up on the way, as with a routing loop."""
 
     def connecting() -> tuple[socket.socket, tuple[str, int]]:
@@ -170,7 +170,7 @@ def test_time_exceeded(service: RunningService, peers: Peers, port: int) -> None
 
 @pytest.mark.parametrize("beside", ["servernic", "clientnic"])
 def test_host_that_does_not_exist(
-    service: RunningService, network: Testbed, peers: Peers, port: int, beside: str
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, beside: str
 ) -> None:
     """The last router asks for its MAC address in vain. That router may be clientnic itself."""
     family = peers.family
@@ -187,7 +187,7 @@ def test_host_that_does_not_exist(
     expect_left_alone(service, port, "unreachable_lately")
 
 
-def test_refusal_and_recovery(service: RunningService, peers: Peers, port: int) -> None:
+def test_refusal_and_recovery(service: ServiceProcess, peers: Peers, port: int) -> None:
     """A server that comes up is reached directly the first time, and accelerated from then on."""
     be_reset(peers, port)
     the_reset(service, port, "refused", "server")
@@ -205,7 +205,7 @@ def test_refusal_and_recovery(service: RunningService, peers: Peers, port: int) 
     expect_left_alone(service, port, "refused_lately", "refused_lately")
 
 
-def test_refuses_again_after_the_while(service: RunningService, peers: Peers, port: int) -> None:
+def test_refuses_again_after_the_while(service: ServiceProcess, peers: Peers, port: int) -> None:
     be_reset(peers, port)
     the_reset(service, port, "refused", "server")
 
@@ -231,7 +231,7 @@ def test_refuses_again_after_the_while(service: RunningService, peers: Peers, po
 
 
 def test_server_that_does_not_answer(
-    service: RunningService, network: Testbed, peers: Peers, port: int, tmp_path: Path
+    service: ServiceProcess, network: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     family = peers.family
     silent = rule(

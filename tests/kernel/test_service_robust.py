@@ -26,7 +26,7 @@ from support.service import (
     COMMAND,
     ENVIRONMENT,
     STOPS_WITHIN_S,
-    RunningService,
+    ServiceProcess,
     rules,
 )
 from support.waiting import PATIENCE_S, until
@@ -119,7 +119,7 @@ def test_jumbo_frames_of_a_connection_from_before(
 ) -> None:
     client, server = jumbo_pair(jumbo)
     assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > 8000
-    with RunningService(jumbo[0], tmp_path):
+    with ServiceProcess(jumbo[0], tmp_path):
         both_ways(client, server)
 
 
@@ -127,7 +127,7 @@ def test_jumbo_frames_of_a_connection_from_before(
 def test_jumbo_frames_of_a_new_connection(
     jumbo: tuple[Testbed, socket.socket], tmp_path: Path, strategy: str
 ) -> None:
-    with RunningService(jumbo[0], tmp_path, "--strategy", strategy):
+    with ServiceProcess(jumbo[0], tmp_path, "--strategy", strategy):
         both_ways(*jumbo_pair(jumbo))
 
 
@@ -167,7 +167,7 @@ def test_interface_that_is_made_anew(
 ) -> None:
     network = testbed_factory(rtt_ms=1)
     try:
-        with RunningService(network, tmp_path) as service:
+        with ServiceProcess(network, tmp_path) as service:
             with ends(network) as peers:
                 transfer(*peers.pair(7000), content(3000))
                 service.event("flow.established", port=7000)
@@ -239,7 +239,7 @@ def test_connection_works_when_nothing_may_be_sent(
     firewall: Callable[..., str],
 ) -> None:
     firewall("-P", "OUTPUT", "DROP")
-    service = RunningService(network, tmp_path)
+    service = ServiceProcess(network, tmp_path)
     service.start()
     try:
         began = time.monotonic()
@@ -278,7 +278,7 @@ def test_stateful_firewall_is_warned_of_and_the_remedy_helps(
     execute(network, "clientnic", "iptables-legacy-restore", stdin=STATEFUL)
     transfer(*peers.pair(port), content(3000))
     assert check(network).startswith("warning")
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         warning = service.event("service.warning")
         assert warning["about"] == "firewall passes untracked"
         assert "from eth1 to eth0" in warning["warning"]
@@ -288,7 +288,7 @@ def test_stateful_firewall_is_warned_of_and_the_remedy_helps(
         transfer(*peers.pair(port + 10_000), content(3000))
         service.event("flow.established", port=port + 10_000)
     assert check(network).startswith("ok")
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         assert service.events("service.warning") == []
 
 
@@ -298,7 +298,7 @@ def test_dropping_what_is_invalid_does_no_harm(
     """Untracked is a state of its own, which is why there is no warning of such a rule."""
     firewall("-A", "FORWARD", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
     assert check(network).startswith("ok")
-    with RunningService(network, tmp_path) as service:
+    with ServiceProcess(network, tmp_path) as service:
         transfer(*peers.pair(port), content(3000))
         service.event("flow.established", port=port)
         assert service.events("service.warning") == []
@@ -337,7 +337,7 @@ def test_other_firewalls_are_warned_of(network: Testbed, dropping: str) -> None:
 def test_router_that_does_not_forward_is_warned_of(network: Testbed, tmp_path: Path) -> None:
     execute(network, "clientnic", "sysctl", "-qw", "net.ipv4.ip_forward=0")
     try:
-        with RunningService(network, tmp_path) as service:
+        with ServiceProcess(network, tmp_path) as service:
             assert service.event("service.warning")["about"] == "IPv4 forwarding"
     finally:
         execute(network, "clientnic", "sysctl", "-qw", "net.ipv4.ip_forward=1")
@@ -407,7 +407,7 @@ def test_stop_loses_no_packet_of_those_that_pass_untouched(
         for thread in threads:
             thread.start()
         for _ in range(3):
-            with RunningService(network, tmp_path, "--data-path", "python"):
+            with ServiceProcess(network, tmp_path, "--data-path", "python"):
                 time.sleep(0.1)
         enough.set()
         for thread in threads:

@@ -13,7 +13,7 @@ from support.counters import queue_drops
 from support.load import Load
 from support.many_clients import CLIENTS, connect, from_everywhere
 from support.peers import Peers, content, next_port, transfer
-from support.service import RunningService, rules
+from support.service import ServiceProcess, rules
 from support.waiting import until
 from support.workers import PYTHON, TWO, all_gone, processes, workers_of
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left")
 def test_each_worker_has_flows_and_all_are_told_of(
     crowd: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path, path: tuple[str, ...]
 ) -> None:
-    with RunningService(crowd, tmp_path, *TWO, *path, control_socket=str(control)) as service:
+    with ServiceProcess(crowd, tmp_path, *TWO, *path, control_socket=str(control)) as service:
         ready = service.event("service.ready")
         assert ready["workers"] == len(set(ready["worker_pids"])) == 2
         assert ready["pid"] not in ready["worker_pids"]
@@ -57,7 +57,7 @@ def test_limits_are_shared_out(
     settings = tmp_path / "config.toml"
     settings.write_text("[limits]\nmax_flows = 6\n", encoding="utf-8")
     options = (*TWO, *PYTHON, "--config", str(settings))
-    with RunningService(crowd, tmp_path, *options, control_socket=str(control)) as service:
+    with ServiceProcess(crowd, tmp_path, *options, control_socket=str(control)) as service:
         from_everywhere(peers, port)
         told = ask(control, "flows")
         taken = [sum(f["flow_id"] % 2 == worker for f in told) for worker in (0, 1)]
@@ -75,7 +75,7 @@ def test_icmp_errors_find_the_worker_that_has_the_flow(
     route = ["route", "add", "prohibit", nowhere]
     crowd.exec("servernic", ["ip", f"-{family.version}", *route], check=True)
     try:
-        with RunningService(crowd, tmp_path, *TWO) as service:
+        with ServiceProcess(crowd, tmp_path, *TWO) as service:
             for end in CLIENTS:  # a port each: of a server that is unreachable one learns
                 with pytest.raises(ConnectionResetError):
                     connect(peers, end, next_port(), nowhere).recv(1)
@@ -92,7 +92,7 @@ def test_settings_are_read_again_by_all(
     settings = tmp_path / "config.toml"
     settings.write_text('workers = 2\nports = "1-65534"\n', encoding="utf-8")
     options = (*PYTHON, "--config", str(settings))
-    with RunningService(crowd, tmp_path, *options, control_socket=str(control)) as service:
+    with ServiceProcess(crowd, tmp_path, *options, control_socket=str(control)) as service:
         before = from_everywhere(peers, port)
         settings.write_text('workers = 2\nstrategy = "observe"\n', encoding="utf-8")
         assert service.process is not None
@@ -117,7 +117,7 @@ def test_what_was_learned_is_that_of_all_and_is_kept(
 ) -> None:
     state = tmp_path / "state"
     keep = ("--state-file", str(state))
-    with RunningService(crowd, tmp_path, *TWO, *keep, control_socket=str(control)) as service:
+    with ServiceProcess(crowd, tmp_path, *TWO, *keep, control_socket=str(control)) as service:
         from_everywhere(peers, port)
         assert [r["about"] for r in ask(control, "learned")] == ["server", "fast_open"]
         forgotten = ask(control, "clear_learned")
@@ -126,7 +126,7 @@ def test_what_was_learned_is_that_of_all_and_is_kept(
         assert ask(control, "learned") == []
         from_everywhere(peers, port + 10_000)
     options = ("--workers", "3", *keep)
-    with RunningService(crowd, tmp_path, *options, control_socket=str(control)) as service:
+    with ServiceProcess(crowd, tmp_path, *options, control_socket=str(control)) as service:
         assert service.event("service.learned_restored")["records"] == 2
         about = {(r["about"], r["server"]) for r in ask(control, "learned")}
         server = f"{peers.family.server}:{port + 10_000}"
@@ -135,7 +135,7 @@ def test_what_was_learned_is_that_of_all_and_is_kept(
 
 @pytest.mark.alone  # it pumps
 def test_ends_under_load(crowd: Testbed, peers: Peers, port: int, tmp_path: Path) -> None:
-    with RunningService(crowd, tmp_path, *TWO) as service:
+    with ServiceProcess(crowd, tmp_path, *TWO) as service:
         with Load(peers, port) as load:
             service.wait_for("flow.closed", port=port, count=50)
             service.stop()
@@ -164,7 +164,7 @@ def test_wrong_number(network: Testbed, options: tuple[str, ...], words: tuple[s
 
 
 def test_one_of_the_queues_is_taken(network: Testbed, tmp_path: Path) -> None:
-    with RunningService(network, tmp_path, "--queue", "9", "--no-rules") as service:
+    with ServiceProcess(network, tmp_path, "--queue", "9", "--no-rules") as service:
         done = run_in_vain(network, "--workers", "3", "--queue", "7", "--no-rules")
         assert done.returncode == 2
         assert "--queue: 9 is in use" in done.stderr

@@ -13,7 +13,7 @@ import pytest
 from support.carried import KERNEL, filters
 from support.many_clients import CLIENTS, from_everywhere
 from support.peers import Peers, content, transfer
-from support.service import RunningService, rules
+from support.service import ServiceProcess, rules
 from support.workers import PYTHON, TWO, all_gone, processes, workers_of
 
 from nfq_zerortt.errors import ZeroRttError
@@ -23,7 +23,7 @@ from nfq_zerortt.testbed.network import Testbed
 pytestmark = [pytest.mark.usefixtures("nothing_is_left"), pytest.mark.waits]
 
 
-def established(service: RunningService, peers: Peers, port: int, control: Path) -> list[Any]:
+def established(service: ServiceProcess, peers: Peers, port: int, control: Path) -> list[Any]:
     """Return connections that the kernel carries."""
     ends = from_everywhere(peers, port)
     service.wait_for("flow.established", port=port, count=len(CLIENTS))
@@ -42,7 +42,7 @@ def go_on(ends: list[Any]) -> None:
 def test_a_worker_is_killed(
     crowd: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path, which: int
 ) -> None:
-    service = RunningService(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control))
+    service = ServiceProcess(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control))
     service.start()
     ends = established(service, peers, port, control)
     first, *workers = processes(service)
@@ -63,7 +63,7 @@ def test_a_worker_is_killed(
     assert not control.exists()
     assert "NFQUEUE" not in rules(crowd)
     go_on(ends)
-    with RunningService(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control)) as second:
+    with ServiceProcess(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control)) as second:
         assert second.event("service.flows_adopted")["flows"] == len(CLIENTS)
         numbers = {flow["flow_id"] for flow in ask(control, "flows")}
         go_on(ends)
@@ -76,7 +76,7 @@ def test_a_worker_is_killed(
 def test_the_first_process_is_killed(
     crowd: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
-    service = RunningService(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control))
+    service = ServiceProcess(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control))
     service.start()
     ends = established(service, peers, port, control)
     pids = processes(service)
@@ -89,13 +89,13 @@ def test_the_first_process_is_killed(
     for client, server in ends:
         client.close()
         server.close()
-    with RunningService(crowd, tmp_path, *TWO, *KERNEL) as second:
+    with ServiceProcess(crowd, tmp_path, *TWO, *KERNEL) as second:
         second.wait_for("flow.closed", port=port, count=len(CLIENTS))
     assert "zerortt" not in filters(crowd)
 
 
 def test_nothing_is_left_of_a_service_without_flows(crowd: Testbed, tmp_path: Path) -> None:
-    service = RunningService(crowd, tmp_path, *TWO, *KERNEL)
+    service = ServiceProcess(crowd, tmp_path, *TWO, *KERNEL)
     service.start()
     pids = processes(service)
     service.kill()
@@ -108,7 +108,7 @@ def test_flows_of_python_are_reset_when_a_worker_is_killed(
     crowd: Testbed, peers: Peers, port: int, tmp_path: Path
 ) -> None:
     """Those of the others: each end is told. Of its own nobody knows enough to tell anybody."""
-    service = RunningService(crowd, tmp_path, *TWO, *PYTHON)
+    service = ServiceProcess(crowd, tmp_path, *TWO, *PYTHON)
     service.start()
     ends = from_everywhere(peers, port)
     first, *workers = processes(service)
@@ -135,7 +135,7 @@ def test_a_worker_hangs(
     crowd: Testbed, peers: Peers, port: int, control: Path, tmp_path: Path
 ) -> None:
     """Nobody waits for it for ever."""
-    service = RunningService(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control))
+    service = ServiceProcess(crowd, tmp_path, *TWO, *KERNEL, control_socket=str(control))
     service.start()
     pids = processes(service)
     os.kill(pids[1], signal.SIGSTOP)

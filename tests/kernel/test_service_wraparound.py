@@ -23,7 +23,7 @@ from support.checker import check_captures
 from support.crafted import send
 from support.peers import SERVER, Peers, content, digest, receive, sending
 from support.reading import CLIENT_ADDRESS, Read
-from support.service import RunningService
+from support.service import ServiceProcess
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -84,7 +84,7 @@ def test_everything_wraps(network: Testbed, peers: Peers, port: int, tmp_path: P
     moments = moments_of_wrap(network, peers, port, tmp_path / "asked")
     up, down = content(SIZE, 1), content(SIZE, 2)
     command = (sys.executable, "-c", WITH_GIVEN_NUMBERS)
-    with RunningService(network, tmp_path, command=command) as service:
+    with ServiceProcess(network, tmp_path, command=command) as service:
         for attempt in range(8):
             with Captures(network, tmp_path, port) as captures:
                 soon = time.time() + 0.2

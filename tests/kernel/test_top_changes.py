@@ -9,7 +9,7 @@ import pytest
 from support.peers import Peers
 from support.scene import FOOT, Scene, scene_in
 from support.screen import OnTerminal
-from support.service import RunningService
+from support.service import ServiceProcess
 
 from nfq_zerortt.testbed.network import Testbed
 
@@ -43,7 +43,7 @@ def test_the_service_ends_and_another_begins(
         scene.service.stop()
         shown = top.wait_for("NOT UP TO DATE: no service answers")
         assert scene.names[0] in shown, "what was there last stays to be read"
-        with RunningService(network, tmp_path, control_socket=str(scene.control)):
+        with ServiceProcess(network, tmp_path, control_socket=str(scene.control)):
             top.wait_for("0 shown", "no flows", "flows 0")
         top.press("q")
         assert top.ends() == 0

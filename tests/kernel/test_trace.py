@@ -6,6 +6,7 @@ import array
 import fcntl
 import os
 import re
+import resource
 import signal
 import subprocess
 import termios
@@ -322,6 +323,38 @@ def test_the_ring_keeps_the_newest(
             assert list(reader)
 
 
+def test_what_ends_a_trace_is_said(
+    network: Testbed, peers: Peers, control: str, port: int, tmp_path: Path
+) -> None:
+    """tcpdump killed; and a file that may grow no more, as on a full disk."""
+    file = tmp_path / "t.pcapng"
+    with RunningTrace(network, file, "--control-socket", control) as trace:
+        transfer(*peers.pair(port), content(1000))
+        (child,) = (
+            Path(f"/proc/{trace.process.pid}/task/{trace.process.pid}/children")
+            .read_text(encoding="ascii")
+            .split()
+        )
+        os.kill(int(child), signal.SIGKILL)
+        trace.wait()
+    assert trace.status == 1
+    (said,) = trace.said.splitlines()[1:]
+    ended = "nfq-zerortt: tcpdump on eth0 and eth1 was ended by signal 9 (Killed); "
+    assert re.fullmatch(re.escape(ended) + r"\d+ packets had been taken by then", said)
+    with RawPcapNgReader(str(file)) as reader:
+        assert list(reader)
+    with RunningTrace(network, file, "--control-socket", control) as trace:
+        resource.prlimit(trace.process.pid, resource.RLIMIT_FSIZE, (5000, 5000))
+        transfer(*peers.pair(port + 5000), content(200_000))
+        trace.wait()
+    assert trace.status == 1
+    (said,) = trace.said.splitlines()[1:]
+    assert said.startswith(f"nfq-zerortt: {file}: File too large: the trace ends there, and can be")
+    assert re.search(r"; \d+ packets had been taken by then$", said)
+    with RawPcapNgReader(str(file)) as reader:
+        assert list(reader)
+
+
 def test_without_a_service_the_interfaces_are_to_be_named(network: Testbed, tmp_path: Path) -> None:
     file, nobody = tmp_path / "t.pcapng", str(tmp_path / "none.sock")
     failed = ran(network, "trace", str(file), "--control-socket", nobody)
@@ -341,6 +374,8 @@ def test_wrong_uses_are_said_in_a_line(network: Testbed, control: str, tmp_path:
         ((str(tmp_path / "none" / "t.pcapng"),), 2, "No such file or directory"),
         (("-", "--ring", "5"), 2, "--ring"),
         ((file, "--snaplen", "5"), 2, "--snaplen"),
+        ((file, "--duration", "0"), 2, "--duration"),
+        (("/dev/full",), 1, "/dev/full: No space left on device: the trace ends there"),
     ):
         done = ran(network, "trace", *arguments, "--control-socket", control)
         assert done.returncode == status, (arguments, done.stderr)

@@ -65,7 +65,10 @@ class DirectionEntry(NamedTuple):
 
 
 class FlowEntry(NamedTuple):
-    """``struct flow`` behind its two directions."""
+    """``struct flow`` behind its two directions.
+
+    ``fast_open`` and ``strategy`` are places in the tuples of :mod:`nfq_zerortt.flow_entry`.
+    """
 
     created: int
     handed_over: int

@@ -84,7 +84,7 @@ struct flow {
 	__u16 syn_data;
 	__u16 carried;
 	__u8 attempts;
-	__u8 fast_open;
+	__u8 fast_open;	/* this and the next: places in the tuples of flow_entry.py */
 	__u8 strategy;
 	__u8 unused;
 	__u32 syn_end;	/* the programs': behind the client's SYN on a flow that had long been silent */

@@ -9,6 +9,11 @@ from __future__ import annotations
 import functools
 
 from nfq_zerortt.kernel.features.feature import Feature, Probe
+from nfq_zerortt.kernel.features.for_run import (
+    require_for_run,
+    require_interfaces,
+    warnings_for_run,
+)
 from nfq_zerortt.kernel.features.foreign_rules import untracked
 from nfq_zerortt.kernel.features.host import forwarding, ipv6, netem, reverse_path_filter
 from nfq_zerortt.kernel.features.interfaces import interfaces
@@ -48,11 +53,6 @@ from nfq_zerortt.kernel.features.privileges import (
     realtime,
 )
 from nfq_zerortt.kernel.features.queues import bound_to
-from nfq_zerortt.kernel.features.running import (
-    require_for_run,
-    require_interfaces,
-    warnings_for_run,
-)
 from nfq_zerortt.kernel.features.translation import address_translation
 
 __all__ = [
@@ -111,7 +111,8 @@ def all_features(client_iface: str = "", server_iface: str = "") -> list[Feature
     With the two interfaces, what depends on them is looked at as for a service between them.
 
     Raises:
-        ConfigError: there are no such interfaces, or it is the same one twice.
+        AbsentError: there is no such interface.
+        ConfigError: one is not named, or it is the same one twice.
     """
     if not client_iface and not server_iface:
         return [probe() for probe in PROBES]

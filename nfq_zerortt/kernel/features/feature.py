@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nfq_zerortt.kernel import capabilities
 from nfq_zerortt.kernel.scratch import Attempt, attempt
+from nfq_zerortt.kernel.xtables import LockHeldError
 
 AS_ROOT = "run as root (sudo), or give the service the capability (AmbientCapabilities= in systemd)"
 
@@ -39,6 +42,15 @@ class Feature:
 
 
 Probe = Callable[[], Feature]
+
+
+def not_looked_at(name: str, error: Exception) -> Feature:
+    """Say why something could not be looked at; to be root is the remedy only where one is not."""
+    if isinstance(error, LockHeldError):
+        remedy = "'nfq-zerortt check' looks again; see which program keeps the lock of iptables"
+        return Feature(name, None, False, f"cannot be looked at: {error}", remedy)
+    is_root = os.geteuid() == 0 and capabilities.effective() >= {"CAP_NET_ADMIN", "CAP_NET_RAW"}
+    return Feature(name, None, False, f"cannot be looked at: {error}", "" if is_root else AS_ROOT)
 
 
 def tried(name: str, action: Callable[[], str], remedy: str, *, required: bool = True) -> Feature:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.kernel import firewall
-from nfq_zerortt.kernel.features.feature import AS_ROOT, Feature
+from nfq_zerortt.kernel.features.feature import Feature, not_looked_at
 from nfq_zerortt.kernel.table_walk import TCP
 
 
@@ -16,7 +16,7 @@ def untracked(client_iface: str | None = None, server_iface: str | None = None) 
     try:
         found = firewall.obstacles(client_iface, server_iface)
     except ZeroRttError as error:
-        return Feature(name, None, False, f"cannot be looked at: {error}", AS_ROOT)
+        return not_looked_at(name, error)
     if not found:
         detail = "nothing drops untracked TCP that is forwarded, or ICMP errors about it"
         return Feature(name, True, False, detail)

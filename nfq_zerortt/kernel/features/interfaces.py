@@ -11,9 +11,9 @@ from typing import Any
 from nfq_zerortt.errors import ZeroRttError
 from nfq_zerortt.kernel import listed_rules, tools
 from nfq_zerortt.kernel.declarations import OWN_PREFIX
-from nfq_zerortt.kernel.features.feature import AS_ROOT, Feature
+from nfq_zerortt.kernel.features.feature import Feature, not_looked_at
 from nfq_zerortt.kernel.features.queues import bound_to
-from nfq_zerortt.ports import PortSet
+from nfq_zerortt.ports import ALL_PORTS, PortSet
 
 _MASTERS = frozenset({"bridge", "bond", "team"})
 """Kinds of interfaces that take over their ports' packets: netfilter never names the port."""
@@ -30,7 +30,7 @@ def interfaces(client_iface: str, server_iface: str) -> Feature:
         found = [hint for side in sides for hint in _state(*side)]
         found += _exchanged(client_iface, server_iface)
     except ZeroRttError as error:
-        return Feature(name, None, False, f"cannot be looked at: {error}", AS_ROOT)
+        return not_looked_at(name, error)
     if not found:
         return Feature(name, True, False, f"{client_iface} and {server_iface} are up")
     details, remedies = zip(*found, strict=True)
@@ -89,7 +89,7 @@ def other_services(
     try:
         rules = listed_rules.of_iptables("ipv4", "iptables-legacy", "mangle")
     except ZeroRttError as error:
-        return Feature(name, None, False, f"cannot be looked at: {error}", AS_ROOT)
+        return not_looked_at(name, error)
     found = dict(_taking(rules, client_iface, server_iface, queues, ports))
     if not found:
         return Feature(name, True, False, "no other service takes the same packets")
@@ -120,6 +120,6 @@ def _taking(
         if taken is None or "-p tcp" not in text or int(taken[1]) in queues:
             continue
         owner = bound_to(int(taken[1]))
-        wanted = PortSet.parse(theirs[1].replace(":", "-")) if theirs else PortSet()
+        wanted = PortSet.parse(theirs[1].replace(":", "-")) if theirs else ALL_PORTS
         if owner is not None and wanted.overlaps(ports):
             yield int(taken[1]), owner

@@ -9,7 +9,7 @@ import sys
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import bpf_object, capabilities, filters, libbpf, marks, pins
 from nfq_zerortt.kernel.bpf.layout import MARK_TRANSLATED
-from nfq_zerortt.kernel.features.feature import AS_ROOT, Feature, tried
+from nfq_zerortt.kernel.features.feature import Feature, not_looked_at, tried
 
 _FILTERS = "kernel data path: filters"
 
@@ -84,7 +84,7 @@ def mark_bit(client_iface: str | None = None, server_iface: str | None = None) -
     try:
         found = marks.cleared_by(MARK_TRANSLATED, client_iface, server_iface)
     except ZeroRttError as error:
-        return Feature(name, None, False, f"cannot be looked at: {error}", AS_ROOT)
+        return not_looked_at(name, error)
     if not found:
         return Feature(name, True, False, f"no rule changes bit {MARK_TRANSLATED:#x} of the mark")
     return Feature(

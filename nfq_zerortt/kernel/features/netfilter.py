@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import shutil
-import subprocess
 
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
 from nfq_zerortt.kernel import capabilities, declarations, modules, rules, tools, xtables
@@ -183,8 +181,8 @@ def iptables_command() -> Feature:
 
 def iptables_is_nft() -> bool:
     """Whether the host's iptables command writes to nftables instead of the legacy tables."""
-    command = shutil.which("iptables", path=tools.PATH)
-    if command is None:
+    try:
+        said = tools.run(["iptables", "--version"])
+    except ZeroRttError:
         return False
-    ran = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
-    return "nf_tables" in ran.stdout
+    return "nf_tables" in (said or "")

@@ -115,7 +115,6 @@ BLIND_FLAGS = (
     fl.FIN,
     0,
 )
-ENDING_FLAGS = BLIND_FLAGS[:4]
 NEAREST, FURTHEST = 0x2000_0000, 0xE000_0000
 """How far a stranger's guess is from the true number: outside every window that there can be."""
 

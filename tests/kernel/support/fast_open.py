@@ -22,6 +22,8 @@ FILLING = ("NOP", "EOL")
 SYSCTL = "net.ipv4.tcp_fastopen"
 KEY_SYSCTL = "net.ipv4.tcp_fastopen_key"
 """Both are for IPv6, too."""
+COOKIES_FOR_ALL = {SYSCTL: "0x402"}
+"""Every listening socket does Fast Open, with cookies (ip-sysctl.rst)."""
 
 PATIENT = """\
 strategy = "fastopen"

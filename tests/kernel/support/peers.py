@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import pytest
+
 from nfq_zerortt.testbed.network import Testbed
 from support.addresses import IPV4, Family
 from support.namespaces import inside
@@ -50,6 +52,12 @@ def receive(source: socket.socket, size: int) -> bytes:
 def receive_all(source: socket.socket) -> bytes:
     """Return everything up to the other end's FIN."""
     return b"".join(iter(lambda: source.recv(1 << 16), b""))
+
+
+def expect_reset(end: socket.socket) -> None:
+    """The connection must be reset, not closed, and not hang."""
+    with pytest.raises(ConnectionResetError):
+        receive_all(end)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nfq_zerortt.testbed.network import Testbed
 from support.peers import Peers, content, next_port, transfer
-from support.service import COMMAND, RunningService
+from support.service import COMMAND, ServiceProcess
 
 FOOT = "q quit"
 """What stands in the last line of the live view."""
@@ -20,7 +20,7 @@ class Scene:
     """A service with three flows: one that goes on, two that have ended."""
 
     control: Path
-    service: RunningService
+    service: ServiceProcess
     port: int
     names: list[str]
 
@@ -37,7 +37,7 @@ def scene_in(network: Testbed, directory: Path) -> Iterator[Scene]:
     peers = Peers(network)
     with (
         closing(peers),
-        RunningService(network, directory, *python, control_socket=str(control)) as service,
+        ServiceProcess(network, directory, *python, control_socket=str(control)) as service,
     ):
         listener = peers.listen(port)
         for number in range(3):

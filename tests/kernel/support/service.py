@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import nfq_zerortt
+from nfq_zerortt import programs
 from nfq_zerortt.kernel.kernel_path import KernelPath
 from nfq_zerortt.testbed.network import Testbed
 from support.namespaces import inside
@@ -25,12 +24,7 @@ STOPS_WITHIN_S = 5.0
 _START_S = 60.0
 _NUMBERS = itertools.count()
 
-ENVIRONMENT = os.environ | {
-    "PATH": os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin",
-    "PYTHONPATH": os.pathsep.join(
-        [str(Path(nfq_zerortt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    ),
-}
+ENVIRONMENT = programs.python_environment()
 """For commands that must find this very package, installed or not."""
 
 COMMAND = (sys.executable, "-m", "nfq_zerortt")
@@ -45,7 +39,7 @@ def rules(testbed: Testbed) -> str:
     return "\n".join(line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#"))
 
 
-class RunningService:
+class ServiceProcess:
     """``nfq-zerortt run`` on clientnic; as a context manager it is ready inside the block.
 
     On leaving it gets SIGTERM, and must then end as the interface says.

@@ -19,7 +19,7 @@ from typing import Self
 from nfq_zerortt.testbed.network import Testbed
 from support.addresses import IPV4, IPV6, Family
 from support.peers import LINGER_0, Peers, content, receive, receive_all, transfer
-from support.service import COMMAND, ENVIRONMENT, RunningService
+from support.service import COMMAND, ENVIRONMENT, ServiceProcess
 from support.wan_faults import FIRST, dropping
 
 ENDS_WITHIN_S = 15.0
@@ -305,7 +305,7 @@ BY_NAME = {situation.name: situation for situation in SITUATIONS}
 @contextmanager
 def service_for(
     network: Testbed, directory: Path, situation: Situation, *options: str
-) -> Iterator[tuple[RunningService, str]]:
+) -> Iterator[tuple[ServiceProcess, str]]:
     """Run the service that a situation wants; with it the path of its control socket."""
     configuration = directory / f"{situation.name}.toml"
     configuration.write_text(situation.configuration, encoding="utf-8")
@@ -314,7 +314,7 @@ def service_for(
     before = network.exec("server", ["sysctl", "-n", "net.ipv4.tcp_fastopen"], timeout_s=10)
     assert network.exec("server", sysctl, timeout_s=10).returncode == 0
     try:
-        with RunningService(
+        with ServiceProcess(
             network,
             directory,
             *situation.options,

@@ -14,17 +14,6 @@ from support.namespaces import inside
 _NUMBERS = itertools.count()
 
 
-@contextmanager
-def wan(network: Testbed, rtt_ms: float, loss_percent: float = 0.0) -> Iterator[None]:
-    """Let the shared testbed's WAN be another one in the block."""
-    before = network.settings
-    network.set_wan(rtt_ms, loss_percent)
-    try:
-        yield
-    finally:
-        network.set_wan(before.rtt_ms, before.loss_percent, before.rate_mbit)
-
-
 class Rule:
     """A rule of iptables on servernic that takes packets out of the WAN; ``count`` of them."""
 

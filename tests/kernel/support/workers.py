@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from support.service import RunningService
+from support.service import ServiceProcess
 from support.waiting import until
 
 PYTHON = ("--data-path", "python")
@@ -17,7 +17,7 @@ def workers_of(flow_ids: list[int], count: int = 2) -> set[int]:
     return {number % count for number in flow_ids}
 
 
-def processes(service: RunningService) -> list[int]:
+def processes(service: ServiceProcess) -> list[int]:
     """Return the first process of a service, and its workers."""
     ready = service.event("service.ready")
     return [ready["pid"], *ready["worker_pids"]]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nfq_zerortt.errors import AbsentError, ConfigError, MissingFeatureError
-from nfq_zerortt.kernel.features.feature import Feature, Probe
+from nfq_zerortt.kernel.features.feature import AS_ROOT, Feature, Probe
 from nfq_zerortt.kernel.features.foreign_rules import untracked
 from nfq_zerortt.kernel.features.host import forwarding, ipv6
 from nfq_zerortt.kernel.features.interfaces import interfaces, other_services
@@ -32,9 +33,7 @@ from nfq_zerortt.kernel.features.privileges import (
 )
 from nfq_zerortt.kernel.features.queues import require_free_queue
 from nfq_zerortt.kernel.features.translation import address_translation
-from nfq_zerortt.ports import PortSet
-
-_ALL_PORTS = PortSet()
+from nfq_zerortt.ports import ALL_PORTS, PortSet
 
 
 def require_for_run(
@@ -57,14 +56,14 @@ def require_for_run(
     """
     _require(linux())
     require_interfaces(client_iface, server_iface)
+    for number in range(queue, queue + workers):  # like interfaces, asked for again and again
+        require_free_queue(number)
     needed: list[Probe] = [cap_net_admin, cap_net_raw, netfilterqueue_package, nfqueue]
     if with_rules:
         needed += [iptables_package, mangle_table, raw_table, nfqueue_target, ct_target]
         needed += [multiport_match, addrtype_match, icmp_match, u32_match, mark_match]
     for probe in needed:
         _require(probe())
-    for number in range(queue, queue + workers):
-        require_free_queue(number)
 
 
 def warnings_for_run(
@@ -72,11 +71,12 @@ def warnings_for_run(
     server_iface: str,
     *,
     queues: Sequence[int] = (0,),
-    ports: PortSet = _ALL_PORTS,
+    ports: PortSet = ALL_PORTS,
     with_kernel_path: bool = True,
 ) -> list[Feature]:
     """Look at what does not keep the service from running, but its connections from working.
 
+    All that could not be looked at, as while iptables is locked, is one warning.
     ``with_kernel_path`` is whether established flows may be handed over to the kernel.
     """
     looked_at = [
@@ -89,7 +89,14 @@ def warnings_for_run(
     ]
     if with_kernel_path:
         looked_at += [mark_bit(client_iface, server_iface), bpf_pins()]
-    return [feature for feature in looked_at if feature.ok is False]
+    found = [one for one in looked_at if one.ok is False]
+    # What root alone may look at is left out: it would be said at every start of the service.
+    unknown = [one for one in looked_at if one.ok is None and one.remedy != AS_ROOT]
+    if unknown:
+        first, *others = unknown
+        names = ", ".join(one.name for one in others)
+        found.append(replace(first, detail=first.detail + (names and f" (nor can {names})")))
+    return found
 
 
 def require_interfaces(client_iface: str, server_iface: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -13,17 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nfq_zerortt import programs
 from nfq_zerortt.demo.processes import LineReader, ended
 from nfq_zerortt.demo.result import ServiceFigures
 from nfq_zerortt.demo.stage import START_TIMEOUT_S, Stage
 from nfq_zerortt.errors import MissingFeatureError, ZeroRttError
-from nfq_zerortt.testbed.commands import environment
 
-_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _STOP_TIMEOUT_S = 10.0
 
 
-class Service:
+class Product:
     """The product, running on clientnic."""
 
     def __init__(self, reader: LineReader, process: subprocess.Popen[Any], log: Path) -> None:
@@ -84,7 +82,7 @@ class Service:
 
 
 @contextmanager
-def running(stage: Stage, strategy: str) -> Iterator[Service]:
+def started(stage: Stage, strategy: str) -> Iterator[Product]:
     """Run it with settings of its own: none of the machine's, nothing kept for later.
 
     Raises:
@@ -101,9 +99,9 @@ def running(stage: Stage, strategy: str) -> Iterator[Service]:
         *("--server-iface", towards_server.interface),
         *("--log-format", "json", "--log-level", "info", "--log-file", str(log)),
     )
-    search = os.pathsep.join(p for p in (_PACKAGE_PARENT, os.environ.get("PYTHONPATH")) if p)
-    env = environment() | {"PYTHONPATH": search}
-    with ended(stage.popen(towards_client.host, argv, env=env)) as process:
-        service = Service(LineReader(process), process, log)
-        service.await_ready()
-        yield service
+    with ended(
+        stage.popen(towards_client.host, argv, env=programs.python_environment())
+    ) as process:
+        product = Product(LineReader(process), process, log)
+        product.await_ready()
+        yield product
