@@ -5,7 +5,9 @@ They are only read. A legacy table that nobody has used yet is not asked for.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 from typing import Any, NamedTuple
@@ -17,6 +19,9 @@ from nfq_zerortt.kernel.declarations import Family
 _ONLY_NFT_CAN = re.compile(r"incompatible( base-chains)?, use 'nft' tool")
 """What iptables-nft says of a table with rules or chains that are beyond its own language."""
 
+_NO_FAMILY = os.strerror(errno.EAFNOSUPPORT)
+"""What ip6tables says on a kernel without IPv6: nothing of it passes there, by rules or without."""
+
 _LOCK_HELD = ("Can't lock ", "holding the xtables lock")
 """What iptables-legacy says where it waits in vain."""
 
@@ -24,7 +29,8 @@ _LOCK_HELD = ("Can't lock ", "holding the xtables lock")
 def of_iptables(family: Family, command: str, table: str = "filter") -> list[list[str]]:
     """Return the rules that ``command`` (iptables-legacy and its like) lists, as words.
 
-    There are none where there is no such command, or only nft can tell of the table.
+    There are none where there is no such command, where the kernel has no such family, or where
+    only nft can tell of the table.
 
     Raises:
         LockHeldError: another program holds the lock of iptables.
@@ -36,7 +42,7 @@ def of_iptables(family: Family, command: str, table: str = "filter") -> list[lis
     try:
         said = tools.run([command, "-w", "1", "-t", table, "-S"]) or ""
     except ZeroRttError as error:
-        if _ONLY_NFT_CAN.search(str(error)):
+        if _ONLY_NFT_CAN.search(str(error)) or _NO_FAMILY in str(error):
             return []
         if any(words in str(error) for words in _LOCK_HELD):
             raise xtables.LockHeldError(str(error)) from None
